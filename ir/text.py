@@ -28,7 +28,7 @@ from .rational import Affine, as_rational
 from .rounding import Overflow, Rounding
 from .types import Fixed, IntLike, Tensor
 
-__all__ = ["format_graph", "parse_graph"]
+__all__ = ["format_attributes", "format_graph", "parse_graph"]
 
 _HEADER = "hwcompile graph 1"
 _NODE = re.compile(r"^(?P<name>\S+) = (?P<op>\w+)\((?P<args>[^)]*)\) (?P<attrs>\{.*\}) : (?P<type>\[.*)$")
@@ -45,12 +45,13 @@ def _lines(graph: Graph) -> Iterator[str]:
     yield f"graph {graph.name}"
     for node in graph.nodes:
         args = ", ".join(graph.nodes[i].name for i in node.operands)
-        yield f"{node.name} = {node.op.name}({args}) {_format_attributes(node.op)} : {_format_type(node.type)}"
+        yield f"{node.name} = {node.op.name}({args}) {format_attributes(node.op)} : {_format_type(node.type)}"
     for o in graph.outputs:
         yield f"return {o.name} = {graph.nodes[o.node].name} {json.dumps(_encode(o.real))}"
 
 
-def _format_attributes(op: Op) -> str:
+def format_attributes(op: Op) -> str:
+    """The attributes of an op as JSON: equal ops have equal text."""
     fields = dataclasses.fields(op)  # pyright: ignore[reportArgumentType]
     return json.dumps({f.name: _encode(getattr(op, f.name)) for f in fields}, separators=(", ", ": "))
 

@@ -14,10 +14,23 @@ from ..rounding import Overflow, Rounding, overflowed, round_ratio
 from ..types import MAX_BITS, Fixed, Int64, IntLike, Tensor
 from .base import Op, refuse
 
-__all__ = ["MAX_TABLE", "Lookup", "Quantize", "Requantize"]
+__all__ = ["MAX_TABLE", "Acts", "Lookup", "Quantize", "Requantize"]
 
 MAX_TABLE = 1 << 20
 """Most entries of one lookup table."""
+
+
+@dataclass(frozen=True)
+class Acts:
+    """What a quantizer really does to its operand's reachable range; a backend omits the rest."""
+
+    rounds: bool      # some reachable value is between two grid points
+    clips_low: bool   # some reachable value is below the interval after rounding
+    clips_high: bool  # ... or above it
+
+    @property
+    def idle(self) -> bool:
+        return not (self.rounds or self.clips_low or self.clips_high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +67,16 @@ class Quantize(Op):
         else:
             low, high = np.where(inside, low, lo), np.where(inside, high, hi)
         return Tensor(x.shape, Fixed.of(low, high, exp))
+
+    def acts(self, x: Tensor) -> Acts:
+        """Which of rounding and limiting can happen for some element."""
+        lo = np.asarray(self.to.lo)
+        if self.overflow is Overflow.SAT_SYM:
+            lo = np.maximum(lo, np.where(lo < 0, -np.asarray(self.to.hi), lo))
+        low, high = self._rounded(np.asarray(x.fixed.lo), x), self._rounded(np.asarray(x.fixed.hi), x)
+        varies = (np.asarray(x.fixed.lo) != 0) | (np.asarray(x.fixed.hi) != 0)
+        return Acts(bool(np.any((np.asarray(self.to.exp) > np.asarray(x.fixed.exp)) & varies)),
+                    bool(np.any(low < lo)), bool(np.any(high > np.asarray(self.to.hi))))
 
     def _rounded(self, n: Int64, x: Tensor) -> Int64:
         """Operand integers on the grid of `to`, not yet limited."""
