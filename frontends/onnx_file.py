@@ -1,0 +1,151 @@
+"""ONNX files as data: loading, external weights, attributes and shapes; knows no operator. A file is untrusted input."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.errors import CompileError
+
+__all__ = ["attribute_values", "constant_tensors", "input_shape", "load_model"]
+
+_MAX_TENSOR_BYTES = 1 << 31
+_MAX_RANK = 8
+
+
+def load_model(source: str | Path | bytes | Any) -> tuple[Any, str]:
+    """(ModelProto with weights inside, a name) from a path, bytes or a ModelProto."""
+    import onnx
+
+    if isinstance(source, onnx.ModelProto):
+        model, folder, where, name = source, None, "model", "model"
+    elif isinstance(source, bytes):
+        model, folder, where, name = _parsed(source, "model"), None, "model", "model"
+    else:
+        path = Path(source)
+        where, name, folder = str(path), path.stem, path.parent
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise CompileError(where, "there is no such file", "check the path") from None
+        except OSError as e:
+            raise CompileError(where, f"cannot be read: {e.strerror or e}", "check the path") from None
+        model = _parsed(data, where)
+    if not model.graph.node:
+        raise CompileError(where, "must be an ONNX model with at least one operator", "check that this is the right file")
+    tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
+    for tensor in tensors:
+        _check_size(tensor, where)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _load_external(tensor, folder, where)
+    if model.graph.sparse_initializer:
+        raise CompileError(where, "sparse initializers are not supported", "export dense weights")
+    return model, name
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise CompileError(where, "is not an ONNX file, or it is truncated", "export it again") from None
+    if not model.HasField("graph"):
+        raise CompileError(where, "is not an ONNX file: it holds no graph", "check that this is the right file")
+    return model
+
+
+def _check_size(tensor: Any, where: str) -> None:
+    import onnx
+
+    if any(d < 0 for d in tensor.dims) or len(tensor.dims) > _MAX_RANK:
+        raise CompileError(f"{where}: {tensor.name}", f"a tensor must have at most {_MAX_RANK} axes of known length, not {list(tensor.dims)}")
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, ValueError):
+        raise CompileError(f"{where}: {tensor.name}", f"ONNX type {tensor.data_type} is not supported") from None
+    if math.prod(tensor.dims) * dtype.itemsize >= _MAX_TENSOR_BYTES:
+        raise CompileError(f"{where}: {tensor.name}", "a tensor must be smaller than 2 GB", "this is no network for a trigger")
+
+
+def _load_external(tensor: Any, folder: Path | None, where: str) -> None:
+    """Fill a tensor from its file, which must lie in the model's own folder."""
+    import onnx
+
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    what = f"{where}: {tensor.name}"
+    if folder is None:
+        raise CompileError(what, f"its weights are in the external file '{location}'", "give the model's path instead of its bytes")
+    path = (folder / location).resolve()
+    if not location or not path.is_relative_to(folder.resolve()):
+        raise CompileError(what, f"external weights must lie in the model's folder, not at '{location}'", "export the model again")
+    size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
+    except ValueError:
+        raise CompileError(what, f"external offset and length must be numbers, not {entries}") from None
+    if offset < 0 or length != size:
+        raise CompileError(what, f"external data must be {size} bytes for shape {list(tensor.dims)}, not {length}")
+    try:
+        with path.open("rb") as f:
+            f.seek(offset)
+            data = f.read(length)
+    except OSError as e:
+        raise CompileError(what, f"external weights '{location}' cannot be read: {e.strerror or e}",
+                           "keep the .data file beside the model") from None
+    if len(data) != length:
+        raise CompileError(what, f"external weights '{location}' are truncated", "copy the .data file again")
+    tensor.raw_data = data
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+
+
+def constant_tensors(model: Any) -> dict[str, NDArray[Any]]:
+    """The initializers as arrays. Raises `CompileError` for stored data that does not fit its shape."""
+    return {t.name: _array(t, t.name) for t in model.graph.initializer}
+
+
+def _array(tensor: Any, where: str) -> NDArray[Any]:
+    import onnx
+
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as e:
+        raise CompileError(where, f"its stored data do not fit shape {list(tensor.dims)} ({e})", "export the model again") from None
+
+
+def input_shape(tensor: Any) -> tuple[int, ...]:
+    """Shape of a graph input without its batch axis, which may be dynamic; nothing else may."""
+    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.type.tensor_type.shape.dim]
+    if not tensor.type.HasField("tensor_type") or not dims:
+        raise CompileError(f"input {tensor.name}", "must be a tensor with a batch axis in front")
+    if any(not isinstance(d, int) or d <= 0 for d in dims[1:]):
+        raise CompileError(f"input {tensor.name}", f"only the first axis may be dynamic, not {dims}",
+                           "export the model with fixed shapes")
+    if isinstance(dims[0], int) and dims[0] > 1:
+        raise CompileError(f"input {tensor.name}", f"the batch axis must be 1 or dynamic, not {dims[0]}", "export with batch 1")
+    if math.prod(dims[1:]) >= 1 << 24:
+        raise CompileError(f"input {tensor.name}", f"at most 2**24 values per event, not {dims[1:]}")
+    return tuple(int(d) for d in dims[1:])
+
+
+def attribute_values(node: Any, where: str) -> dict[str, Any]:
+    """A node's attributes as Python values; tensors as arrays, text as str."""
+    import onnx
+
+    found: dict[str, Any] = {}
+    for a in node.attribute:
+        if a.type == onnx.AttributeProto.TENSOR:
+            found[a.name] = _array(a.t, f"{where}: {a.name}")
+        elif a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise CompileError(where, f"attribute '{a.name}' holds a subgraph, which is not supported", "export without control flow")
+        else:
+            value = onnx.helper.get_attribute_value(a)
+            found[a.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return found

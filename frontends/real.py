@@ -1,0 +1,289 @@
+"""The real-valued model that every front end produces: what a network computes, before any number of bits is chosen.
+
+Values are real tensors for one event (no batch axis). `evaluate_real` runs the model in float64, for calibration and for
+reporting deviations; `frontends.lower` turns it into an exact fixed-point graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.errors import CompileError
+from ..ir.graph import clean_name
+from ..ir.rounding import Rounding, round_ratio
+
+__all__ = [
+    "FUNCTIONS", "Add", "Bipolar", "Clip", "Concat", "Dense", "Float", "Function", "Gather", "Input", "Leaky", "Mul",
+    "Offset", "Quant", "RealBuilder", "RealModel", "RealNode", "RealOp", "Reshape", "Scale", "Softmax", "Sub", "Transpose",
+    "evaluate_real",
+]
+
+Float: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A graph input of `shape`."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Quant:
+    """(clamp(round(x / scale + zero), lo, hi) - zero) * scale; `scale` and `zero` broadcast against x."""
+
+    scale: Float
+    zero: NDArray[np.int64]
+    lo: int
+    hi: int
+    rounding: Rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Bipolar:
+    """+scale where x >= 0, else -scale."""
+
+    scale: Float
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """x @ weights along the last axis. If the weights were quantized, weights == ints * scale with scale per column."""
+
+    weights: Float
+    ints: NDArray[np.int64] | None = None
+    scale: Float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """x * factor with a constant that broadcasts."""
+
+    factor: Float
+
+
+@dataclass(frozen=True, eq=False)
+class Offset:
+    """x + offset with a constant that broadcasts."""
+
+    offset: Float
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """min(max(x, lo), hi); None leaves an end open. ReLU is Clip(0, None)."""
+
+    lo: float | None
+    hi: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Leaky:
+    """x where x >= 0, else x * slope; the slope broadcasts (PReLU)."""
+
+    slope: Float
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A function of one variable, one of `FUNCTIONS`."""
+
+    function: str
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """exp(x) / sum(exp(x)) along `axis`."""
+
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """x + y."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sub:
+    """x - y."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mul:
+    """x * y."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape:
+    """The same values under another shape."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose:
+    """Axes in the order `axes`."""
+
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """result.flat = x.flat[indices.flat]."""
+
+    indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Joined along `axis`."""
+
+    axis: int
+
+
+RealOp: TypeAlias = (Input | Quant | Bipolar | Dense | Scale | Offset | Clip | Leaky | Function | Softmax | Add | Sub | Mul
+                     | Reshape | Transpose | Gather | Concat)
+
+FUNCTIONS: dict[str, Callable[[Float], Float]] = {
+    "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
+    "tanh": np.tanh,
+}
+"""Functions of one variable, evaluated in float64 when a table is made and never again."""
+
+
+@dataclass(frozen=True)
+class RealNode:
+    """One op; `shape` is its result's."""
+
+    name: str
+    op: RealOp
+    operands: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RealModel:
+    """A network as a front end read it: nodes in topological order and named outputs."""
+
+    name: str
+    nodes: tuple[RealNode, ...]
+    outputs: tuple[tuple[str, int], ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Input))
+
+    @property
+    def macs(self) -> int:
+        """Multiplications by non-zero weights per event."""
+        return sum(int(np.count_nonzero(n.op.weights)) * math.prod(n.shape[:-1])
+                   for n in self.nodes if isinstance(n.op, Dense))
+
+
+class RealBuilder:
+    """Appends nodes to a real model, working out their shapes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = clean_name(name)
+        self.nodes: list[RealNode] = []
+
+    def add(self, op: RealOp, *operands: int, name: str) -> int:
+        """Append a node and return its index. Raises `CompileError` naming the node if shapes do not fit."""
+        try:
+            shape = _shape(op, [self.nodes[i].shape for i in operands])
+        except ValueError as e:
+            shapes = " and ".join(str(list(self.nodes[i].shape)) for i in operands)
+            raise CompileError(name, f"{type(op).__name__.lower()} does not fit shapes {shapes} ({e})") from None
+        self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape))
+        return len(self.nodes) - 1
+
+    def model(self, outputs: Sequence[tuple[str, int]]) -> RealModel:
+        return RealModel(self.name, tuple(self.nodes), tuple(outputs))
+
+
+def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The result's shape, from numpy itself on arrays without memory."""
+    if isinstance(op, Input):
+        return op.shape
+    if isinstance(op, Dense):
+        if not shapes[0] or shapes[0][-1] != op.weights.shape[0]:
+            raise ValueError(f"the last axis must be {op.weights.shape[0]}")
+        return (*shapes[0][:-1], op.weights.shape[1])
+    if isinstance(op, Reshape):
+        if math.prod(op.shape) != math.prod(shapes[0]):
+            raise ValueError(f"cannot become {list(op.shape)}")
+        return op.shape
+    if isinstance(op, Gather):
+        return op.indices.shape
+    parts = [np.broadcast_to(np.zeros((), np.float64), s) for s in shapes]
+    if isinstance(op, Transpose):
+        return parts[0].transpose(op.axes).shape
+    if isinstance(op, Concat):
+        return np.concatenate(parts, axis=op.axis).shape
+    constants = [np.broadcast_to(0.0, v.shape) for v in vars(op).values() if isinstance(v, np.ndarray)]
+    result = np.broadcast_shapes(*shapes, *(c.shape for c in constants))
+    if len(shapes) == 1 and result != shapes[0] and not isinstance(op, Scale | Offset):
+        raise ValueError("the constant must not have more axes or elements than the operand")
+    return result
+
+
+def quantized(op: Quant, x: Float) -> Float:
+    """The integers of a quantizer, ``clamp(round(x / scale + zero), lo, hi)``, of float64 data."""
+    steps = np.clip(x / op.scale + op.zero, op.lo - 1.0, op.hi + 1.0)
+    whole = np.floor(steps)
+    rest = steps - whole
+    quarters = 4 * whole.astype(np.int64) + (rest > 0) + (rest >= 0.5) + (rest > 0.5)
+    return np.clip(round_ratio(quarters, np.int64(4), op.rounding), op.lo, op.hi).astype(np.float64)
+
+
+def _softmax(op: Softmax, x: Float) -> Float:
+    e = np.exp(x - x.max(axis=op.axis + 1, keepdims=True))
+    return e / e.sum(axis=op.axis + 1, keepdims=True)
+
+
+def _align(args: Sequence[Float]) -> list[Float]:
+    rank = max(a.ndim for a in args)
+    return [a.reshape((a.shape[0],) + (1,) * (rank - a.ndim) + a.shape[1:]) for a in args]
+
+
+_EVALUATE: dict[type, Callable[..., Float]] = {
+    Quant: lambda op, x: (quantized(op, x) - op.zero) * op.scale,
+    Bipolar: lambda op, x: np.where(x >= 0, op.scale, -op.scale),
+    Dense: lambda op, x: x @ op.weights,
+    Scale: lambda op, x: x * op.factor,
+    Offset: lambda op, x: x + op.offset,
+    Clip: lambda op, x: np.clip(x, op.lo, op.hi),
+    Leaky: lambda op, x: np.where(x >= 0, x, x * op.slope),
+    Function: lambda op, x: FUNCTIONS[op.function](x),
+    Softmax: _softmax,
+    Add: lambda op, *xs: np.add(*_align(xs)),
+    Sub: lambda op, *xs: np.subtract(*_align(xs)),
+    Mul: lambda op, *xs: np.multiply(*_align(xs)),
+    Reshape: lambda op, x: x.reshape((x.shape[0], *op.shape)),
+    Transpose: lambda op, x: x.transpose((0, *(a + 1 for a in op.axes))),
+    Gather: lambda op, x: x.reshape(x.shape[0], -1)[:, op.indices],
+    Concat: lambda op, *xs: np.concatenate(xs, axis=op.axis + 1),
+}
+
+
+def evaluate_real(model: RealModel, inputs: Mapping[str, Any]) -> list[Float]:
+    """The float64 value of every node, ``[events, *shape]``; a constant scale may broaden the shape."""
+    values: list[Float] = []
+    for node in model.nodes:
+        if isinstance(node.op, Input):
+            if node.name not in inputs:
+                raise CompileError(f"input {node.name}", f"data must be given for every input, not only for {sorted(inputs)}")
+            x = np.asarray(inputs[node.name], np.float64)
+            if x.shape[1:] != node.op.shape or x.ndim == 0:
+                wanted = ", ".join(["events", *map(str, node.op.shape)])
+                raise CompileError(f"input {node.name}", f"data must have shape [{wanted}], not {list(x.shape)}")
+            values.append(x)
+        else:
+            values.append(_EVALUATE[type(node.op)](node.op, *(values[i] for i in node.operands)))
+    return values
