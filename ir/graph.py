@@ -107,7 +107,8 @@ class Builder:
                 return candidate
 
     def graph(self, outputs: Iterable[Output]) -> Graph:
-        return Graph(self.name, tuple(self.nodes), tuple(outputs))
+        results = tuple(outputs)  # first: making them may append nodes
+        return Graph(self.name, tuple(self.nodes), results)
 
 
 def clean_name(name: str) -> str:

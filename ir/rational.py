@@ -26,13 +26,13 @@ def as_rational(x: Any) -> Rational:
     if isinstance(x, Fraction):
         return x
     a = np.asarray(x)
+    if a.ndim == 0:
+        return Fraction(a.item())
     if a.dtype != object:
         unique, inverse = np.unique(a, return_inverse=True)
         table = np.empty(unique.size, object)
         table[:] = [Fraction(v) for v in unique.tolist()]
         a = table[inverse.reshape(a.shape)]
-    if a.ndim == 0:
-        return Fraction(a.item())
     first = a.flat[0]
     return Fraction(first) if all(v == first for v in a.flat) else a
 

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +48,22 @@ _CODES: dict[str, Code] = {op.name: code for code, op in _SIMPLE.items()}
 
 @dataclass(frozen=True)
 class ScalarOutput:
-    """Result `name` (of `shape`, row-major): the rows that carry its elements."""
+    """Result `name` (of `shape`, row-major): the rows that carry its elements.
+
+    The raw integer of element k is that of row ``rows[k]`` shifted left by ``left[k]`` (None: not shifted), so that a
+    row may be counted in coarser units than the tensor it came from.
+    """
 
     name: str
     shape: tuple[int, ...]
     rows: Int64
     real: Affine = IDENTITY
+    left: Int64 | None = None
+
+    @property
+    def shifts(self) -> Int64:
+        """`left` as an array of one per row."""
+        return np.zeros(len(self.rows), np.int64) if self.left is None else self.left
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +108,6 @@ class ScalarGraph:
         events = next(iter(inputs.values())).shape[0] if inputs else 1
         given = {int(r): inputs[i.name].reshape(events, -1)[:, k] for i in self.inputs for k, r in enumerate(i.rows)}
         values: list[Int64] = []
-        zero = np.zeros(1, np.int64)
         for row in range(len(self)):
             if self.code[row] == Code.INPUT:
                 values.append(given[row].astype(np.int64))
@@ -106,8 +116,8 @@ class ScalarGraph:
                         for i, s in ((self.a[row], self.shift_a[row]), (self.b[row], self.shift_b[row])) if i >= 0]
             result = Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row])))
             values.append(self.op(row).evaluate(result, [t for _, t in operands], *(v for v, _ in operands)))
-        return {o.name: np.stack([np.broadcast_to(values[int(r)], events) if r >= 0 else np.broadcast_to(zero, events)
-                                  for r in o.rows], axis=1).reshape((events, *o.shape)) for o in self.outputs}
+        return {o.name: _stacked([values[int(r)] << s for r, s in zip(o.rows, o.shifts)], events).reshape((events, *o.shape))
+                for o in self.outputs}
 
     def _operand(self, row: int, shift: int) -> Tensor:
         return Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row]) + shift))
@@ -123,8 +133,20 @@ class ScalarGraph:
                 if i >= 0:
                     operands.append(builder.add(Shift(s), index[i], name=f"v{row}.shift") if s else index[i])
             index.append(builder.add(self.op(row), *operands, name=names.get(row, f"v{row}")))
-        return builder.graph(Output(f"{o.name}.{k}", index[int(r)], o.real) for o in self.outputs
-                             for k, r in enumerate(o.rows))
+        outputs = [Output(f"{o.name}.{k}", self._recounted(builder, index[int(r)], int(left)), o.real)
+                   for o in self.outputs for k, (r, left) in enumerate(zip(o.rows, o.shifts))]
+        return builder.graph(outputs)
+
+    @staticmethod
+    def _recounted(builder: Builder, node: int, left: int) -> int:
+        """The same value in units 2**left times finer."""
+        t = builder.type(node).fixed
+        finer = t.at(t.exp - left)
+        return builder.add(Quantize(finer, overflow=Overflow.SAT), node) if left else node
+
+
+def _stacked(columns: list[Int64], events: int) -> Int64:
+    return np.stack([np.broadcast_to(c, events) for c in columns], axis=1) if columns else np.zeros((events, 0), np.int64)
 
 
 class ScalarBuilder:
@@ -139,6 +161,7 @@ class ScalarBuilder:
         self._attributes: dict[int, int] = {}
         self._kept: list[Quantize | Lookup] = []
         self.groups: list[str] = []
+        self._current = -1
         self._inputs: list[ScalarOutput] = []
         self._constants: dict[tuple[int, int], int] = {}
 
@@ -146,12 +169,29 @@ class ScalarBuilder:
         return len(self._code)
 
     def group(self, name: str) -> None:
-        """Rows appended from now on belong to layer `name`."""
-        self.groups.append(name)
+        """Rows appended from now on belong to layer `name`, new or used before."""
+        if name not in self.groups:
+            self.groups.append(name)
+        self._current = self.groups.index(name)
+
+    @property
+    def current(self) -> int:
+        """Index of the layer that rows are appended to; -1 before the first."""
+        return self._current
+
+    def is_constant(self, row: int) -> bool:
+        return self._code[row] == Code.CONSTANT
 
     def fixed(self, row: int, shift: int = 0) -> Fixed:
         """The type of a row, times 2**shift."""
         return Fixed(self._lo[row], self._hi[row], self._exp[row] + shift)
+
+    def types(self, rows: Int64, shifts: Int64) -> Fixed:
+        """The types of many rows, times 2**shifts, in one value."""
+        flat = rows.reshape(-1).tolist()
+        lo, hi, exp = (np.array([column[r] for r in flat], np.int64).reshape(rows.shape)
+                       for column in (self._lo, self._hi, self._exp))
+        return Fixed.of(lo, hi, exp + shifts)
 
     def _append(self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1) -> int:
         self._code.append(code)
@@ -163,7 +203,7 @@ class ScalarBuilder:
         self._hi.append(t.hi)  # pyright: ignore[reportArgumentType]
         self._exp.append(t.exp)  # pyright: ignore[reportArgumentType]
         self._attribute.append(attribute)
-        self._group.append(len(self.groups) - 1)
+        self._group.append(self._current)
         return len(self._code) - 1
 
     def inputs(self, name: str, t: Tensor, real: Affine = IDENTITY) -> Int64:
@@ -204,9 +244,13 @@ class ScalarBuilder:
         """min(a * 2**shift_a, b * 2**shift_b)."""
         return self._append(Code.MINIMUM, self.fixed(a, shift_a).minimum(self.fixed(b, shift_b)), a, b, shift_a, shift_b)
 
-    def apply(self, op: Quantize | Lookup, a: int, shift: int = 0) -> int:
-        """op(a * 2**shift); pass the same op object for many rows, it is stored once."""
-        result = op.infer(Tensor((), self.fixed(a, shift))).fixed
+    def apply(self, op: Quantize | Lookup, a: int, shift: int = 0, result: Fixed | None = None) -> int:
+        """op(a * 2**shift); pass the same op object for many rows, it is stored once.
+
+        `result` is what ``op.infer`` gives, where the caller has it already (inferring a whole tensor is faster).
+        """
+        if result is None:
+            result = op.infer(Tensor((), self.fixed(a, shift))).fixed
         code = Code.QUANTIZE if isinstance(op, Quantize) else Code.LOOKUP
         if id(op) not in self._attributes:
             self._attributes[id(op)] = len(self._kept)
@@ -218,7 +262,7 @@ class ScalarBuilder:
         if len(self) >= 1 << 31:
             raise CompileError(self.name, "unrolling gives more than 2**31 operations", "use a folded schedule")
 
-        def column(values: array, kind: type) -> NDArray:
+        def column(values: array[int], kind: type[Any]) -> NDArray[Any]:
             return np.array(values, kind)
         return ScalarGraph(
             self.name, column(self._code, np.uint8), column(self._a, np.int32), column(self._b, np.int32),

@@ -1,0 +1,358 @@
+"""Lowers a real-valued model to an exact fixed-point graph; one function per real op. Nothing is rounded but by quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..ir import ops
+from ..ir.errors import CompileError
+from ..ir.graph import Builder, Graph, Output
+from ..ir.ops import Linear, Lookup, Quantize, Requantize
+from ..ir.ops.quantizing import MAX_TABLE
+from ..ir.rational import IDENTITY, Affine, as_rational, is_power_of_two, power_of_two_exponents
+from ..ir.rounding import Overflow, Rounding
+from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
+from . import real
+from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
+from .real import FUNCTIONS, Float, Quant, RealModel, RealNode
+from .softmax import softmax
+
+__all__ = ["lower"]
+
+_MAX_WEIGHT_BITS = 18
+"""Float weights that happen to lie on a grid of up to this many bits are exact as they stand; wider ones were not quantized."""
+
+
+def lower(model: RealModel) -> Graph:
+    """The exact fixed-point graph of a quantized model.
+
+    Raises `CompileError` where the model leaves a precision open: an input or a nonlinear function without a quantizer,
+    or float weights.
+    """
+    quantizers = _input_quantizers(model)
+    builder = Builder(model.name)
+    values: list[Lazy] = []
+    for i, node in enumerate(model.nodes):
+        if isinstance(node.op, real.Input):
+            values.append(_input(builder, node, quantizers[i]))
+        else:
+            values.append(_RULES[type(node.op)](builder, node, [values[j] for j in node.operands]))
+    return builder.graph(_output(builder, name, values[i]) for name, i in model.outputs)
+
+
+_NEEDS = "give --calibrate data.npz with a few thousand events of real input, or export a quantized model"
+
+
+def _input_quantizers(model: RealModel) -> dict[int, Quant]:
+    """The quantizer that every path from an input meets first; layout may lie between if it has one scale."""
+    found: dict[int, Quant] = {}
+    layout = real.Reshape | real.Transpose | real.Gather
+    for i in model.inputs:
+        reached, quants = {i}, []
+        name = model.nodes[i].name
+        for node in model.nodes:
+            if not reached & set(node.operands):
+                continue
+            if isinstance(node.op, Quant):
+                quants.append((node.op, node.operands[0] == i))
+            elif isinstance(node.op, layout):
+                reached.add(model.nodes.index(node))
+            else:
+                raise CompileError(f"input {name}", f"its precision is open: '{node.name}' reads it without a quantizer", _NEEDS)
+        if not quants:
+            raise CompileError(f"input {name}", "nothing depends on it", "remove it from the model")
+        first = quants[0][0]
+        if any(not _same(first, q) for q, _ in quants) or any(not direct and q.scale.size > 1 for q, direct in quants):
+            raise CompileError(f"input {name}", "must have one quantizer, not several different ones", "quantize it once")
+        found[i] = first
+    return found
+
+
+def _same(a: Quant, b: Quant) -> bool:
+    return (a.lo, a.hi, a.rounding) == (b.lo, b.hi, b.rounding) and np.array_equal(a.scale, b.scale) and np.array_equal(a.zero, b.zero)
+
+
+def _input(builder: Builder, node: RealNode, q: Quant) -> Lazy:
+    to, meaning = _target(q)
+    op = ops.Input(node.shape, to, meaning, q.rounding, Overflow.SAT)
+    return Lazy(builder.add(op, name=node.name), (meaning,))
+
+
+def _target(q: Quant) -> tuple[Fixed, Affine]:
+    """(type of a quantizer's integers, their meaning): a power-of-two scale is the exponent, any other stays a scale."""
+    scale = as_rational(q.scale)
+    lo, hi = q.lo - q.zero, q.hi - q.zero
+    if is_power_of_two(scale):
+        return Fixed.of(lo, hi, power_of_two_exponents(scale)), IDENTITY
+    return Fixed.of(lo, hi, 0), Affine(scale)
+
+
+# ---- quantizers -------------------------------------------------------------------------------------------------------
+
+
+def _quant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    (x,) = operands
+    to, meaning = _target(node.op)  # pyright: ignore[reportArgumentType]
+    rounding = node.op.rounding  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(x.function, real.Softmax):
+        return Lazy(softmax(builder, node.name, x, to, meaning, rounding), (meaning,))
+    if x.function is not None:
+        return Lazy(_table(builder, node, x, to, meaning, rounding), (meaning,))
+    if meaning.is_identity:
+        pass
+    elif isinstance(meaning.scale, Fraction) or x.simple:
+        x = x.scaled(as_rational(1 / np.asarray(meaning.scale, object)))
+    else:
+        x = Lazy(materialise(builder, x, node.name)).scaled(as_rational(1 / np.asarray(meaning.scale, object)))
+    return Lazy(_rounded(builder, node.name, x, to, rounding), (meaning,))
+
+
+def _rounded(builder: Builder, name: str, x: Lazy, to: Fixed, rounding: Rounding) -> int:
+    """quantize(x): by shifts where every scale is a power of two, else by one requantize per piece."""
+    if all(_shifts(p) for p in x.pieces):
+        return builder.add(Quantize(to, rounding, Overflow.SAT), materialise(builder, x, name), name=name)
+    # Rounding is monotone: it commutes with max, min and clip.
+    lo, hi = _limited(x, to, rounding)
+    nodes = [builder.add(Requantize(p.scale, p.offset, Fixed.of(lo, hi, to.exp), rounding), x.node, name=name) for p in x.pieces]
+    node = nodes[0]
+    for other in nodes[1:]:
+        node = builder.add(ops.Maximum() if x.join == "max" else ops.Minimum(), node, other, name=f"{name}.{x.join}")
+    return node
+
+
+def _shifts(p: Affine) -> bool:
+    magnitude = as_rational(np.abs(np.asarray(p.scale, object)))
+    signs = {v > 0 for v in np.asarray(p.scale, object).flat}
+    return is_power_of_two(magnitude) and len(signs) == 1 and dyadic(p.offset) is not None
+
+
+def _limited(x: Lazy, to: Fixed, rounding: Rounding) -> tuple[Any, Any]:
+    """The target interval, narrowed by the pending clip."""
+    def at(limit: Fraction) -> Any:
+        point = Tensor((), Fixed.of(0, 0, 0))
+        shape = np.broadcast_shapes(np.shape(to.lo), np.shape(to.hi), np.shape(to.exp))
+        op = Requantize(Fraction(0), limit, to, rounding)
+        return op.evaluate(point, [Tensor(shape, Fixed.of(0, 0, 0))], np.zeros((1, *shape), np.int64))[0]
+    lo = to.lo if x.lo is None else np.maximum(to.lo, at(x.lo))
+    hi = to.hi if x.hi is None else np.minimum(to.hi, at(x.hi))
+    return lo, hi
+
+
+def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine, rounding: Rounding) -> int:
+    """quantize(function(x)) as a table over every value the operand can take."""
+    assert isinstance(x.function, real.Function)
+    t = builder.type(x.node)
+    lo, hi, exp = t.flat()
+    step = int(exp.min())
+    first, last = int((lo << (exp - step)).min()), int((hi << (exp - step)).max())
+    if last - first + 1 > MAX_TABLE:
+        raise CompileError(node.name, f"a table of {x.function.function} over {last - first + 1} values exceeds 2**20 entries",
+                           "quantize its operand, or give --calibrate data.npz")
+    if not isinstance(to.exp, int):
+        raise CompileError(node.name, "a table needs one output exponent, not one per channel", "use one scale")
+    shared = all(np.ndim(r) == 0 for p in x.pieces for r in (p.scale, p.offset)) and np.ndim(meaning.scale) == 0
+    shape = () if shared else t.shape
+    inner = replace(x, function=None)
+    argument = _real_values(inner, np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape)
+    target = Quant(np.ldexp(np.float64(1), to.exp) * np.asarray(meaning.scale, np.float64)[..., None] if np.ndim(meaning.scale)
+                   else np.float64(np.ldexp(float(meaning.scale), to.exp)), np.zeros((), np.int64),  # pyright: ignore[reportArgumentType]
+                   int(np.min(to.lo)), int(np.max(to.hi)), rounding)
+    table = real.quantized(target, FUNCTIONS[x.function.function](argument)).astype(np.int64)
+    return builder.add(Lookup(table, first, step, to.exp), x.node, name=node.name)
+
+
+def _real_values(x: Lazy, values: Float, shape: tuple[int, ...]) -> Float:
+    """The real meaning of node values, ``[*shape, entries]``, in float64: what a table is made of."""
+    def spread(r: Any) -> Float:
+        return np.broadcast_to(np.asarray(r, np.float64), shape)[..., None]
+    pieces = [spread(p.scale) * values + spread(p.offset) for p in x.pieces]
+    out = np.maximum.reduce(pieces) if x.join == "max" else np.minimum.reduce(pieces)
+    out = out if x.lo is None else np.maximum(out, float(x.lo))
+    return out if x.hi is None else np.minimum(out, float(x.hi))
+
+
+def _bipolar(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """floor, limited to -1..0, tells the sign; 2q + 1 is then -1 or +1."""
+    x = settle(builder, operands[0], node.name)
+    sign = _rounded(builder, f"{node.name}.sign", x, Fixed(-1, 0, 0), Rounding.TRN)
+    one = builder.add(ops.Constant(np.ones((), np.int64)), name=f"{node.name}.one")
+    result = builder.add(ops.Add(), builder.add(ops.Shift(1), sign, name=f"{node.name}.twice"), one, name=node.name)
+    return Lazy(result).scaled(as_rational(node.op.scale))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# ---- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def _dense(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    op = node.op
+    assert isinstance(op, real.Dense)
+    x = settle(builder, operands[0], node.name)
+    scale, offset = x.affine.scale, x.affine.offset
+    if not isinstance(scale, Fraction):  # one scale per input channel belongs to the exact values, not to the result
+        x = Lazy(materialise(builder, x, node.name))
+        scale, offset = Fraction(1), Fraction(0)
+    ints, exp, factor = _weights(node, op)
+    result = builder.add(Linear(ints, exp), x.node, name=node.name)
+    scale = times(scale, factor)
+    if is_zero(offset):
+        return Lazy(result, (Affine(scale),))
+    rows = np.broadcast_to(np.asarray(offset, object), builder.type(x.node).shape)
+    columns = rows @ (ints.astype(object) * np.asarray([Fraction(2) ** int(e) for e in np.broadcast_to(exp, ints.shape[1:])], object))
+    return Lazy(result, (Affine(scale, times(as_rational(columns), factor)),))
+
+
+def _weights(node: RealNode, op: real.Dense) -> tuple[Any, Any, Any]:
+    """(integers, exponent, remaining scale) with weights == integers * 2**exponent * scale, per column."""
+    if not np.isfinite(op.weights).all():
+        raise CompileError(node.name, "weights must be finite, but contain NaN or Inf", "check the training")
+    if op.ints is not None and op.scale is not None:
+        scale = as_rational(op.scale)
+        if is_power_of_two(scale):
+            return op.ints, power_of_two_exponents(scale), Fraction(1)
+        return op.ints, 0, scale
+    mantissa, exponent = np.frexp(op.weights)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    zeros = np.where(whole == 0, 10**6, np.asarray(bit_length(np.maximum(whole & -whole, 1))) - 1 + exponent - 53)
+    exp = np.where(zeros.min(axis=0, initial=10**6) == 10**6, 0, zeros.min(axis=0, initial=10**6))
+    bits = int(np.max(np.frexp(np.abs(np.ldexp(op.weights, -exp)).max(initial=0))[1]))
+    if bits > _MAX_WEIGHT_BITS:
+        raise CompileError(node.name, f"its weights are float numbers that need {bits} bits each", _NEEDS)
+    return np.ldexp(op.weights, -exp).astype(np.int64), exp, Fraction(1)
+
+
+def _scale(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Scale)
+    factor = as_rational(node.op.factor)
+    x = operands[0]
+    if x.function is not None or not (x.simple or isinstance(factor, Fraction) and factor > 0):
+        x = settle(builder, x, node.name)
+    return _broadened(builder, node, x.scaled(factor), node.op.factor)
+
+
+def _offset(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Offset)
+    x = settle(builder, operands[0], node.name)
+    moved = replace(x, pieces=(Affine(x.affine.scale, plus(x.affine.offset, as_rational(node.op.offset))),))
+    return _broadened(builder, node, moved, node.op.offset)
+
+
+def _broadened(builder: Builder, node: RealNode, x: Lazy, values: Float) -> Lazy:
+    """The value, with its node broadcast where a constant has more elements than the data."""
+    shape = builder.type(x.node).shape
+    if node.shape == shape:
+        return x
+    index = np.broadcast_to(np.arange(int(np.prod(shape))).reshape(shape), node.shape)
+    return replace(x, node=builder.add(ops.Gather(index.copy()), x.node, name=f"{node.name}.broadcast"))
+
+
+def _clip(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Clip)
+    x = operands[0] if operands[0].function is None else settle(builder, operands[0], node.name)
+    limits = (None if v is None or np.isinf(v) else Fraction(v) for v in (node.op.lo, node.op.hi))
+    return x.clipped(*limits)
+
+
+def _leaky(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """x * slope for x < 0: the larger (slope <= 1) or smaller (slope >= 1) of two affine pieces, else sum of two halves."""
+    assert isinstance(node.op, real.Leaky)
+    x, slope = settle(builder, operands[0], node.name), as_rational(node.op.slope)
+    flat = list(np.asarray(slope, object).flat)
+    join = "max" if all(s <= 1 for s in flat) else "min" if all(s >= 1 for s in flat) else None
+    if join is not None:
+        p = x.affine
+        return replace(x, pieces=(p, Affine(times(p.scale, slope), times(p.offset, slope))), join=join)
+    value = materialise(builder, x, node.name)
+    zero = builder.add(ops.Constant(np.zeros((), np.int64)), name=f"{node.name}.zero")
+    above = builder.add(ops.Maximum(), value, zero, name=f"{node.name}.above")
+    below = Lazy(builder.add(ops.Minimum(), value, zero, name=f"{node.name}.below")).scaled(slope)
+    return Lazy(builder.add(ops.Add(), above, materialise(builder, below, node.name), name=node.name))
+
+
+def _function(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Function | real.Softmax)
+    x = operands[0]
+    if x.function is not None or isinstance(node.op, real.Softmax):
+        x = settle(builder, x, node.name)
+    return replace(x, function=node.op)
+
+
+def _sum(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """x + y or x - y; a common scale stays pending."""
+    x, y = (settle(builder, v, node.name) for v in operands)
+    op = ops.Add() if isinstance(node.op, real.Add) else ops.Sub()
+    if isinstance(x.affine.scale, Fraction) and x.affine.scale == y.affine.scale:  # pyright: ignore[reportGeneralTypeIssues]
+        minus = Fraction(1 if isinstance(node.op, real.Add) else -1)
+        offset = plus(x.affine.offset, times(y.affine.offset, minus))
+        return Lazy(builder.add(op, x.node, y.node, name=node.name), (Affine(x.affine.scale, offset),))
+    return Lazy(builder.add(op, materialise(builder, x, node.name), materialise(builder, y, node.name), name=node.name))
+
+
+def _product(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    x, y = (settle(builder, v, node.name) for v in operands)
+    pure = all(is_zero(v.affine.offset) and isinstance(v.affine.scale, Fraction) for v in (x, y))
+    if not pure:
+        x, y = (Lazy(materialise(builder, v, node.name)) for v in (x, y))
+    return Lazy(builder.add(ops.Mul(), x.node, y.node, name=node.name), (Affine(times(x.affine.scale, y.affine.scale)),))
+
+
+# ---- layout -----------------------------------------------------------------------------------------------------------
+
+
+def _layout(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    x = operands[0] if not isinstance(operands[0].function, real.Softmax) else settle(builder, operands[0], node.name)
+    shape, op = builder.type(x.node).shape, node.op
+    if isinstance(op, real.Reshape):
+        return x.arranged(builder.add(ops.Reshape(op.shape), x.node, name=node.name), lambda a: a.reshape(op.shape), shape)
+    if isinstance(op, real.Transpose):
+        return x.arranged(builder.add(ops.Transpose(op.axes), x.node, name=node.name), lambda a: a.transpose(op.axes), shape)
+    assert isinstance(op, real.Gather)
+    return x.arranged(builder.add(ops.Gather(op.indices), x.node, name=node.name), lambda a: a.reshape(-1)[op.indices], shape)
+
+
+def _concat(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Concat)
+    parts = [settle(builder, v, node.name) for v in operands]
+    joined = builder.add(ops.Concat(node.op.axis), *(v.node for v in parts), name=node.name)
+    shapes = [builder.type(v.node).shape for v in parts]
+
+    def along(pick: Callable[[Affine], Any]) -> Any:
+        full = [np.broadcast_to(np.asarray(pick(v.affine), object), s) for v, s in zip(parts, shapes)]
+        return as_rational(np.concatenate(full, axis=node.op.axis))  # pyright: ignore[reportAttributeAccessIssue]
+    return Lazy(joined, (Affine(along(lambda p: p.scale), along(lambda p: p.offset)),))
+
+
+def _output(builder: Builder, name: str, value: Lazy) -> Output:
+    """An output keeps a scale that is no power of two as its meaning; everything else is computed."""
+    settled = settle(builder, value, name)
+    p = settled.affine
+    if _shifts(p):
+        node = materialise(builder, settled, name)
+        return Output(name, node)
+    if not is_zero(p.offset) and (bias := _grid_offset(p)) is not None:
+        added = constant(builder, bias, f"{name}.bias")
+        assert added is not None
+        return Output(name, builder.add(ops.Add(), settled.node, added, name=f"{name}.sum"), Affine(p.scale))
+    return Output(name, settled.node, p)
+
+
+def _grid_offset(p: Affine) -> Any | None:
+    """offset / scale where that is dyadic and narrow: then the hardware adds it and only a scale is left."""
+    scale = np.asarray(p.scale, object)
+    if any(v == 0 for v in scale.flat):
+        return None
+    ratio = as_rational(np.asarray(p.offset, object) / scale)
+    found = dyadic(ratio)
+    return ratio if found is not None and int(np.max(np.asarray(bit_length(np.abs(found[0]))))) < MAX_BITS // 2 else None
+
+
+_RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
+    real.Quant: _quant, real.Bipolar: _bipolar, real.Dense: _dense, real.Scale: _scale, real.Offset: _offset,
+    real.Clip: _clip, real.Leaky: _leaky, real.Function: _function, real.Softmax: _function, real.Add: _sum, real.Sub: _sum,
+    real.Mul: _product, real.Reshape: _layout, real.Transpose: _layout, real.Gather: _layout, real.Concat: _concat,
+}
+"""How each real op is lowered."""
