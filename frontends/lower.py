@@ -22,7 +22,7 @@ from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, ti
 from .real import FUNCTIONS, Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
-__all__ = ["lower"]
+__all__ = ["exact_weight_bits", "lower"]
 
 _MAX_WEIGHT_BITS = 18
 """Float weights that happen to lie on a grid of up to this many bits are exact as they stand; wider ones were not quantized."""
@@ -215,14 +215,20 @@ def _weights(node: RealNode, op: real.Dense) -> tuple[Any, Any, Any]:
         if is_power_of_two(scale):
             return op.ints, power_of_two_exponents(scale), Fraction(1)
         return op.ints, 0, scale
+    grid = exact_weight_bits(op)
+    if grid is None:
+        raise CompileError(node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", _NEEDS)
+    return np.ldexp(op.weights, -grid).astype(np.int64), grid, Fraction(1)
+
+
+def exact_weight_bits(op: real.Dense) -> np.ndarray | None:
+    """The exponent of each column's grid if the float weights are exact in `_MAX_WEIGHT_BITS` bits on it, else None."""
     mantissa, exponent = np.frexp(op.weights)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
     zeros = np.where(whole == 0, 10**6, np.asarray(bit_length(np.maximum(whole & -whole, 1))) - 1 + exponent - 53)
-    exp = np.where(zeros.min(axis=0, initial=10**6) == 10**6, 0, zeros.min(axis=0, initial=10**6))
-    bits = int(np.max(np.frexp(np.abs(np.ldexp(op.weights, -exp)).max(initial=0))[1]))
-    if bits > _MAX_WEIGHT_BITS:
-        raise CompileError(node.name, f"its weights are float numbers that need {bits} bits each", _NEEDS)
-    return np.ldexp(op.weights, -exp).astype(np.int64), exp, Fraction(1)
+    grid = np.where(zeros.min(axis=0, initial=10**6) == 10**6, 0, zeros.min(axis=0, initial=10**6))
+    bits = int(np.max(np.frexp(np.abs(np.ldexp(op.weights, -grid)).max(initial=0))[1]))
+    return grid if bits <= _MAX_WEIGHT_BITS else None
 
 
 def _scale(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:

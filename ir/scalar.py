@@ -193,6 +193,10 @@ class ScalarBuilder:
                        for column in (self._lo, self._hi, self._exp))
         return Fixed.of(lo, hi, exp + shifts)
 
+    def narrow(self, row: int, lo: int, hi: int) -> None:
+        """The caller has proved that the row stays within lo..hi (integers of the row's own exponent)."""
+        self._lo[row], self._hi[row] = max(self._lo[row], lo), min(self._hi[row], hi)
+
     def _append(self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1) -> int:
         self._code.append(code)
         self._a.append(a)

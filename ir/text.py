@@ -72,6 +72,8 @@ def _encode(value: Any) -> Any:
         return str(value)
     if isinstance(value, np.ndarray):
         return np.vectorize(str, otypes=[object])(value).tolist() if value.dtype == object else value.tolist()
+    if isinstance(value, np.integer):
+        return int(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -55,7 +55,7 @@ class Quantize(Op):
                 raise refuse(self, f"WRAP needs intervals that span a power of two, not {self.to}", "use SAT")
         if self.overflow is Overflow.SAT_ZERO and (np.any(np.asarray(lo) > 0) or np.any(np.asarray(hi) < 0)):
             raise refuse(self, f"SAT_ZERO needs an interval that contains 0, not {self.to}", "use SAT")
-        low, high = self._rounded(np.asarray(x.fixed.lo), x), self._rounded(np.asarray(x.fixed.hi), x)
+        low, high = self.rounded(np.asarray(x.fixed.lo), x), self.rounded(np.asarray(x.fixed.hi), x)
         inside = (low >= lo) & (high <= hi)
         if self.overflow is Overflow.SAT_SYM:
             inside &= low >= -np.asarray(hi)
@@ -73,12 +73,12 @@ class Quantize(Op):
         lo = np.asarray(self.to.lo)
         if self.overflow is Overflow.SAT_SYM:
             lo = np.maximum(lo, np.where(lo < 0, -np.asarray(self.to.hi), lo))
-        low, high = self._rounded(np.asarray(x.fixed.lo), x), self._rounded(np.asarray(x.fixed.hi), x)
+        low, high = self.rounded(np.asarray(x.fixed.lo), x), self.rounded(np.asarray(x.fixed.hi), x)
         varies = (np.asarray(x.fixed.lo) != 0) | (np.asarray(x.fixed.hi) != 0)
         return Acts(bool(np.any((np.asarray(self.to.exp) > np.asarray(x.fixed.exp)) & varies)),
                     bool(np.any(low < lo)), bool(np.any(high > np.asarray(self.to.hi))))
 
-    def _rounded(self, n: Int64, x: Tensor) -> Int64:
+    def rounded(self, n: Int64, x: Tensor) -> Int64:
         """Operand integers on the grid of `to`, not yet limited."""
         by = np.asarray(self.to.exp) - np.asarray(x.fixed.exp)
         finer = int(np.max(-by, initial=0))
@@ -90,7 +90,7 @@ class Quantize(Op):
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
         (x,) = operands
-        return np.asarray(overflowed(self._rounded(values[0], x), self.to.lo, self.to.hi, self.overflow), np.int64)
+        return np.asarray(overflowed(self.rounded(values[0], x), self.to.lo, self.to.hi, self.overflow), np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import numpy as np
 from ..errors import CompileError
 from ..graph import Builder, Graph, Node, Output, rewrite
 from ..ops import Add, Constant, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize
+from ..rounding import Overflow
 from ..text import format_attributes
 from ..types import Int64, IntLike, bit_length
 
@@ -144,6 +145,9 @@ def narrow_ranges(graph: Graph) -> Graph:
     def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
         if isinstance(node.op, Quantize):
             x = builder.type(operands[0])
+            inner = builder.nodes[operands[0]]
+            if isinstance(inner.op, Maximum | Minimum) and (behind := _limited_again(builder, node.op, inner)) is not None:
+                return builder.add(node.op, behind, name=node.name)
             if node.op.acts(x).idle and (node.name not in kept or node.op.infer(x) == x):
                 return operands[0]
         if isinstance(node.op, Maximum | Minimum) and node.name not in kept:
@@ -153,6 +157,20 @@ def narrow_ranges(graph: Graph) -> Graph:
         return None
 
     return rewrite(graph, rule)
+
+
+def _limited_again(builder: Builder, op: Quantize, inner: Node) -> int | None:
+    """The operand of a limit that the saturation of `op` behind it repeats: ReLU before an unsigned quantizer."""
+    found = _constant_and_other(builder, inner.operands)
+    if op.overflow is not Overflow.SAT or found is None or builder.type(found[2]).shape != inner.type.shape:
+        return None
+    constant = builder.type(found[1])
+    low, high = op.to.lo, op.to.hi
+    if np.any(np.asarray(op.to.exp) < np.asarray(constant.fixed.exp)) and np.any(constant.fixed.lo):
+        return None
+    limit = op.rounded(np.asarray(constant.fixed.lo), constant)
+    repeats = np.all(limit <= np.asarray(low)) if isinstance(inner.op, Maximum) else np.all(limit >= np.asarray(high))
+    return found[2] if bool(repeats) else None
 
 
 def _winner(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:

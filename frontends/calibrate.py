@@ -1,0 +1,300 @@
+"""Closes the precisions that a float model leaves open, from data: where quantizers go, their ranges and their bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.errors import CompileError
+from ..ir.rounding import Rounding
+from .lower import exact_weight_bits
+from .real import (Bipolar, Clip, Concat, Dense, Float, Function, Gather, Input, Leaky, Mul, Offset, Quant, RealBuilder, RealModel,
+                   RealNode, Reshape, Scale, Softmax, Transpose, evaluate_real)
+
+__all__ = ["Calibration", "Deviation", "calibrate", "deviation", "open_precisions"]
+
+_EVENTS = 4000
+_SAMPLES = 1_000_000
+_MOST_BITS = 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen: bits of each weight matrix and value by node name, and the deviation on the calibration data."""
+
+    bits: Mapping[str, int]
+    tolerance: float | None
+    deviation: Deviation
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Distance of outputs from a reference on the same events: absolute max and RMS, RMS relative to the reference's,
+    and the share of events with the same argmax (of the last axis; NaN for a single value)."""
+
+    maximum: float
+    rms: float
+    relative_rms: float
+    argmax_agreement: float
+    events: int
+
+
+def deviation(reference: Float, outputs: Float) -> Deviation:
+    """Compare ``[events, *shape]`` outputs with the reference's."""
+    difference = np.abs(outputs - reference)
+    rms, size = (float(np.sqrt(np.mean(np.square(a)))) if a.size else 0.0 for a in (difference, reference))
+    same = float("nan")
+    if reference.ndim > 1 and reference.shape[-1] > 1 and reference.size:
+        same = float(np.mean(reference.argmax(-1) == outputs.argmax(-1)))
+    return Deviation(float(difference.max(initial=0)), rms, rms / size if size else 0.0, same, len(reference))
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A place whose precision is open: the weights of a node, or its value; `per_element` allows one exponent each."""
+
+    node: int
+    weights: bool
+    per_element: bool = False
+    clip: bool = True
+
+
+def open_precisions(model: RealModel) -> tuple[str, ...]:
+    """Names of the nodes whose precision the model does not say; empty for a fully quantized model."""
+    return tuple(model.nodes[s.node].name for s in _sites(fold_scales(model), outputs=False))
+
+
+def calibrate(model: RealModel, inputs: Mapping[str, Any], bits: int | None = None,
+              tolerance: float | None = None) -> tuple[RealModel, Calibration]:
+    """Insert quantizers with power-of-two scales wherever the model leaves a precision open.
+
+    `inputs`: float data by input name, ``[events, *shape]``. Either `bits`, the width of every open weight and value, or
+    `tolerance`, the RMS deviation of the outputs allowed relative to their RMS: then the smallest common width that keeps
+    it is found, and narrowed further site by site. Ranges come from the data: per element for inputs, per column for
+    weights, and clipped where that lowers the mean square error.
+    """
+    if (bits is None) == (tolerance is None):
+        raise CompileError("calibration", "takes either a number of bits or a tolerance", "give --bits 8 or --tolerance 0.01")
+    if bits is not None and not 2 <= bits <= _MOST_BITS:
+        raise CompileError("calibration", f"bits must be from 2 to {_MOST_BITS}, not {bits}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise CompileError("calibration", f"the tolerance must be between 0 and 1, not {tolerance}")
+    folded = fold_scales(model)
+    data = {k: np.asarray(v)[:_EVENTS] for k, v in inputs.items()}
+    values = evaluate_real(folded, data)
+    if any(not np.isfinite(v).all() for v in values):
+        raise CompileError("calibration", "the float model gives NaN or Inf on these data", "clean the data or the model")
+    if not len(values[0]):
+        raise CompileError("calibration", "needs at least one event")
+    task = _Task(folded, data, values, _sites(folded, outputs=True))
+    widths = dict.fromkeys(task.sites, bits) if bits is not None else task.search(tolerance or 0.0)
+    chosen = {folded.nodes[s.node].name + (".weights" if s.weights else ""): w for s, w in widths.items()}
+    return task.apply(widths), Calibration(chosen, tolerance, task.distance(widths))
+
+
+@dataclass(frozen=True)
+class _Task:
+    model: RealModel
+    data: Mapping[str, NDArray[Any]]
+    values: list[Float]
+    sites: tuple[_Site, ...]
+
+    def distance(self, widths: Mapping[_Site, int]) -> Deviation:
+        quantized = self.apply(widths)
+        got = evaluate_real(quantized, self.data)
+        pairs = [(self.values[i], got[j]) for (_, i), (_, j) in zip(self.model.outputs, quantized.outputs)]
+        worst = [deviation(a, b) for a, b in pairs]
+        return max(worst, key=lambda d: d.relative_rms)
+
+    def search(self, tolerance: float) -> dict[_Site, int]:
+        """The smallest common width within the tolerance, then each site alone as narrow as the tolerance allows."""
+        for common in range(3, _MOST_BITS + 1):
+            widths = dict.fromkeys(self.sites, common)
+            if self.distance(widths).relative_rms <= tolerance:
+                break
+        else:
+            reached = self.distance(dict.fromkeys(self.sites, _MOST_BITS)).relative_rms
+            raise CompileError("calibration", f"a tolerance of {tolerance:g} is not reached with {_MOST_BITS} bits (then {reached:.2g})",
+                               "allow a larger tolerance")
+        for site in self.sites:
+            while widths[site] > 2:
+                narrower = {**widths, site: widths[site] - 1}
+                if self.distance(narrower).relative_rms > tolerance:
+                    break
+                widths = narrower
+        return widths
+
+    def apply(self, widths: Mapping[_Site, int]) -> RealModel:
+        """The model with a quantizer at every site."""
+        builder = RealBuilder(self.model.name)
+        by_node: dict[int, list[_Site]] = {}
+        for s in self.sites:
+            by_node.setdefault(s.node, []).append(s)
+        new: list[int] = []
+        for i, node in enumerate(self.model.nodes):
+            sites = by_node.get(i, [])
+            op = node.op
+            for s in sites:
+                if s.weights and isinstance(op, Dense):
+                    op = _quantized_weights(op, widths[s])
+                if s.weights and isinstance(op, Scale):
+                    op = Scale(_significant(op.factor, widths[s]))
+            index = builder.add(op, *(new[j] for j in node.operands), name=node.name)
+            for s in sites:
+                if not s.weights:
+                    q = _value_quantizer(self.values[i], widths[s], s)
+                    index = builder.add(q, index, name=f"{node.name}_quant")
+            new.append(index)
+        return builder.model([(name, new[i]) for name, i in self.model.outputs])
+
+
+# ---- where --------------------------------------------------------------------------------------------------------------
+
+
+def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
+    """Every open precision: float weights; inputs; what enters a matrix, product or function; what a function gives."""
+    users: list[list[int]] = [[] for _ in model.nodes]
+    for i, node in enumerate(model.nodes):
+        for j in node.operands:
+            users[j].append(i)
+    found: dict[_Site, None] = {}
+
+    def open_value(i: int) -> None:
+        """Mark the narrowest place that decides the precision of value i: behind layout, the producer itself."""
+        if not _narrow(model, i):
+            found[_Site(i, weights=False)] = None
+    for i, node in enumerate(model.nodes):
+        op = node.op
+        if isinstance(op, Input) and not (users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])):
+            if not _quantized_behind_layout(model, users, i):
+                found[_Site(i, weights=False, per_element=len(op.shape) == 1)] = None
+        elif isinstance(op, Dense):
+            open_value(node.operands[0])
+            if op.ints is None and exact_weight_bits(op) is None:
+                found[_Site(i, weights=True)] = None
+        elif isinstance(op, Scale) and not _power_of_two(op.factor) and not _ends_quantized(model, users, i):
+            found[_Site(i, weights=True)] = None
+        elif isinstance(op, Function | Softmax | Mul | Concat):
+            for j in node.operands:
+                open_value(j)
+        if isinstance(op, Function | Softmax) and not (users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])):
+            found[_Site(i, weights=False)] = None
+    if outputs and found:  # a float model's outputs get a precision too; a quantized model's are exact as they are
+        for _, i in model.outputs:
+            if not _narrow(model, i):
+                found[_Site(i, weights=False, clip=False)] = None
+    return tuple(sorted(found, key=lambda s: (s.node, s.weights)))
+
+
+def _narrow(model: RealModel, i: int) -> bool:
+    """The value is on a quantizer's grid already, or will be because its producer is a site itself."""
+    node = model.nodes[i]
+    while isinstance(node.op, Reshape | Transpose | Gather | Clip):
+        node = model.nodes[node.operands[0]]
+    return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax)
+
+
+def _quantized_behind_layout(model: RealModel, users: list[list[int]], i: int) -> bool:
+    stack = list(users[i])
+    while stack:
+        node = model.nodes[u := stack.pop()]
+        if isinstance(node.op, Quant):
+            continue
+        if not isinstance(node.op, Reshape | Transpose | Gather):
+            return False
+        stack.extend(users[u])
+    return bool(users[i])
+
+
+def _ends_quantized(model: RealModel, users: list[list[int]], i: int) -> bool:
+    """Everything behind node i up to a quantizer is affine or a limit, so that a requantize carries its scale exactly."""
+    return bool(users[i]) and all(
+        isinstance(model.nodes[u].op, Quant)
+        or isinstance(model.nodes[u].op, Offset | Clip | Leaky | Scale | Reshape | Transpose) and _ends_quantized(model, users, u)
+        for u in users[i])
+
+
+def _power_of_two(x: Float) -> bool:
+    return bool(np.all(np.frexp(np.abs(x))[0] == 0.5))
+
+
+def fold_scales(model: RealModel) -> RealModel:
+    """Batch normalizations into the float weights beside them: ``(x @ w + b) * g = x @ (w * g) + b * g``."""
+    nodes = list(model.nodes)
+    count = np.zeros(len(nodes), int)
+    for node in nodes:
+        for j in node.operands:
+            count[j] += 1
+    for i, node in enumerate(nodes):
+        if not isinstance(node.op, Scale):
+            continue
+        factor = np.asarray(node.op.factor)
+        before = node.operands[0]
+        chain = [before] if isinstance(nodes[before].op, Dense) else []
+        if isinstance(nodes[before].op, Offset) and isinstance(nodes[nodes[before].operands[0]].op, Dense):
+            chain = [before, nodes[before].operands[0]]
+        if not chain or any(count[k] != 1 for k in chain) or factor.reshape(-1).size not in (1, node.shape[-1]) \
+                or any(n != 1 for n in factor.shape[:-1]) or any(k in dict(map(reversed, model.outputs)) for k in chain):
+            continue
+        for k in chain:
+            op = nodes[k].op
+            if isinstance(op, Offset):
+                nodes[k] = replace(nodes[k], op=Offset(op.offset * factor))
+            elif isinstance(op, Dense) and op.ints is None:
+                nodes[k] = replace(nodes[k], op=Dense(op.weights * factor.reshape(-1)))
+            else:
+                break
+        else:
+            nodes[i] = RealNode(node.name, Reshape(node.shape), node.operands, node.shape)
+    return RealModel(model.name, tuple(nodes), model.outputs)
+
+
+# ---- how wide -------------------------------------------------------------------------------------------------------------
+
+
+def _exponent(largest: Float, steps: int) -> NDArray[np.int64]:
+    """The smallest e with largest <= steps * 2**e; 0 where there is nothing to hold."""
+    with np.errstate(divide="ignore"):
+        e = np.ceil(np.log2(largest / steps))
+    return np.where(largest > 0, e, 0).astype(np.int64)
+
+
+def _value_quantizer(values: Float, bits: int, site: _Site) -> Quant:
+    signed = bool(values.min() < 0)
+    lo, hi = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if site.per_element:
+        exp = np.array([_best_exponent(column, lo, hi, site.clip) for column in values.T], np.int64)
+    else:
+        exp = np.asarray(_best_exponent(values.reshape(-1), lo, hi, site.clip))
+    return Quant(np.ldexp(1.0, exp), np.zeros((), np.int64), lo, hi, Rounding.RND)
+
+
+def _best_exponent(values: Float, lo: int, hi: int, clip: bool) -> int:
+    """The exponent that holds every value, or up to two less where clipping the tail lowers the mean square error."""
+    sample = values[:: max(1, values.size // _SAMPLES)]
+    whole = int(_exponent(np.abs(values).max(initial=0), hi))
+    choices = [whole - k for k in range(3)] if clip else [whole]
+
+    def error(e: int) -> float:
+        unit = 2.0**e
+        return float(np.mean(np.square(np.clip(np.floor(sample / unit + 0.5), lo, hi) * unit - sample)))
+    return min(choices, key=lambda e: (error(e), -e))
+
+
+def _quantized_weights(op: Dense, bits: int) -> Dense:
+    """Weights of `bits` bits with one power-of-two scale per column."""
+    steps = (1 << (bits - 1)) - 1
+    scale = np.ldexp(1.0, _exponent(np.abs(op.weights).max(axis=0, initial=0), steps))
+    ints = np.clip(np.round(op.weights / scale), -steps, steps).astype(np.int64)
+    return Dense(ints * scale, ints, scale)
+
+
+def _significant(x: Float, bits: int) -> Float:
+    """x rounded to `bits` significant bits."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+
