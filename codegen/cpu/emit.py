@@ -1,0 +1,397 @@
+"""Writes the CPU engine: one C++ file from a graph, blocked over events, one event in each vector lane."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from importlib import resources
+
+import numpy as np
+
+from ...ir.graph import Graph, Node
+from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose
+from ...ir.types import Int64, Tensor
+from ..project import Project
+from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
+from .formats import GROUP, DenseTables, dense_tables, packed
+
+__all__ = ["emit", "storage_type"]
+
+_STORAGE = (("uint8_t", 0, 255), ("int8_t", -128, 127), ("uint16_t", 0, 65535), ("int16_t", -32768, 32767),
+            ("int32_t", -(1 << 31), (1 << 31) - 1), ("int64_t", -(1 << 63), (1 << 63) - 1))
+
+
+def storage_type(t: Tensor) -> str:
+    """The narrowest C integer type that holds every raw value of a tensor: how events lie in memory."""
+    lo, hi, _ = t.flat()
+    return next(name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high)
+
+
+def emit(graph: Graph) -> Project:
+    """A self-contained C++ project: `engine.cpp` with a C ABI, its kernels, and a header.
+
+    The graph must hold no requantize (see the "hardware" passes). The ABI is
+    ``int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events)``, events outermost, in the order
+    and with the types that the header states.
+    """
+    writer = _Writer(graph)
+    body = writer.write()
+    kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
+    return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": _header(graph)})
+
+
+def _header(graph: Graph) -> str:
+    lines = ["// The C ABI of the engine: raw integers in and out, event-major; real = n * 2**exponent (per element where it varies).",
+             "#pragma once", "#include <stdint.h>", "#ifdef __cplusplus", 'extern "C" {', "#endif"]
+    for kind, names in (("input", [(graph.nodes[i].name, graph.nodes[i].type) for i in graph.inputs]),
+                        ("output", [(o.name, graph.nodes[o.node].type) for o in graph.outputs])):
+        for k, (name, t) in enumerate(names):
+            exp = t.fixed.exp if isinstance(t.fixed.exp, int) else "per element"
+            lines.append(f"// {kind}s[{k}]: {name}, {storage_type(t)}[events]{list(t.shape)}, exponent {exp}, "
+                         f"{t.fixed.hull().lo}..{t.fixed.hull().hi} on the finest grid")
+    lines += ["int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events);",
+              "#ifdef __cplusplus", "}", "#endif", ""]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a value is stored for a reader: plain lanes, or groups of a dense kernel."""
+
+    kind: str          # "lanes", "u8" or "s16"
+    offset: int = 0
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.kind == "lanes" else f"_{self.kind}" + (f"_{self.offset}" if self.offset else "")
+
+
+_LANES = _Format("lanes")
+
+
+@dataclass
+class _Writer:
+    graph: Graph
+    tables: Tables = field(default_factory=Tables)
+
+    def __post_init__(self) -> None:
+        self.nodes = self.graph.nodes
+        self.users = self.graph.users()
+        self.results = {o.node for o in self.graph.outputs}
+        self.alias: dict[int, int] = {}            # reshapes share their operand's buffer
+        self.owner: dict[int, int] = {}            # chain end -> the linear whose sums it maps
+        self.dense: dict[int, DenseTables] = {}
+        self.buffers: list[str] = []
+        self.steps: list[str] = []
+        self._plan()
+
+    # ---- what is stored, and how ----------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        for i, node in enumerate(self.nodes):
+            if isinstance(node.op, Reshape):
+                self.alias[i] = self.source(node.operands[0])
+        for i, node in enumerate(self.nodes):
+            if isinstance(node.op, Linear):
+                end = self._chain_end(i)
+                if end not in self.owner:
+                    self.owner[end] = i
+                else:
+                    self.owner[i] = i
+        for end, i in self.owner.items():
+            del end
+            self.dense[i] = self._tables(i)
+        self.formats: dict[int, list[_Format]] = {}
+        for i, node in enumerate(self.nodes):
+            if i in self.results:
+                self._want(i, _LANES)
+            for j in node.operands:
+                wanted = self._operand_format(i, j) if isinstance(node.op, Linear) else _LANES
+                if not self._inlined(j):
+                    self._want(j, wanted)
+
+    def source(self, i: int) -> int:
+        return self.alias.get(i, i)
+
+    def _want(self, i: int, form: _Format) -> None:
+        forms = self.formats.setdefault(self.source(i), [])
+        if form not in forms:
+            forms.append(form)
+
+    def _inlined(self, i: int) -> bool:
+        """The value is computed inside its only reader's expression."""
+        node = self.nodes[i]
+        if isinstance(node.op, Constant):
+            return True
+        if isinstance(node.op, Linear):
+            return self.owner.get(i) != i
+        return self._joins_reader(i)
+
+    def _joins_reader(self, i: int) -> bool:
+        if not isinstance(self.nodes[i].op, (*ELEMENTWISE, Linear)) or i in self.results or len(self.users[i]) != 1:
+            return False
+        reader = self.nodes[self.users[i][0]]
+        return isinstance(reader.op, ELEMENTWISE) and reader.type.shape == self.nodes[i].type.shape
+
+    def _chain_end(self, i: int) -> int:
+        while self._joins_reader(i):
+            i = self.users[i][0]
+        return i
+
+    def _tables(self, i: int) -> DenseTables:
+        """The kernel tables of a linear node, with a bias that follows it directly folded in."""
+        node = self.nodes[i]
+        x, n_out = self.nodes[node.operands[0]].type, node.type.shape[-1]
+        assert isinstance(node.op, Linear)
+        zero = np.zeros(n_out, np.int64)
+        bias = self.bias_of(i)
+        if bias is not None:
+            shift, values = bias
+            found = dense_tables(node.op, x, node.type, shift, values)
+            if found is not None and found.format in ("u8", "s16", "i32"):
+                return found
+            self.unfused.add(i)
+        plain = dense_tables(node.op, x, node.type, zero, zero)
+        if plain is None:
+            raise AssertionError(f"{node.name}: positions differ in type")
+        return plain
+
+    unfused: set[int] = field(default_factory=set)
+
+    def bias_of(self, i: int) -> tuple[Int64, Int64] | None:
+        """(shift, constant) of ``(linear << shift) + constant`` where that add is the linear's only reader."""
+        if i in self.unfused or not self._joins_reader(i):
+            return None
+        add = self.nodes[self.users[i][0]]
+        others = [j for j in add.operands if j != i]
+        if add.op.name != "add" or len(others) != 1 or not isinstance(self.nodes[others[0]].op, Constant):
+            return None
+        n_out = add.type.shape[-1]
+        rows = [np.broadcast_to(np.asarray(v, np.int64), add.type.shape).reshape(-1, n_out)
+                for v in (add.type.fixed.exp, self.nodes[i].type.fixed.exp, self._constant(others[0], add.type))]
+        if any((r != r[:1]).any() for r in rows):
+            return None
+        out, linear, values = (r[0] for r in rows)
+        return linear - out, values
+
+    def _constant(self, j: int, result: Tensor) -> Int64:
+        """A constant's raw integers at the exponents of `result`, per element."""
+        op = self.nodes[j].op
+        assert isinstance(op, Constant)
+        return np.broadcast_to(op.values, result.shape) << (np.broadcast_to(np.asarray(op.exp, np.int64), result.shape)
+                                                             - np.asarray(result.fixed.exp))
+
+    def _operand_format(self, i: int, j: int) -> _Format:
+        tables = self.dense[i]
+        t = self.nodes[j].type
+        positions, n_in = math.prod(t.shape[:-1]), t.shape[-1]
+        group = GROUP[tables.format]
+        if group == 1 or positions > 1 and n_in % group:
+            return _LANES
+        return _Format(tables.format, tables.offset)
+
+    # ---- text ---------------------------------------------------------------------------------------------------------------
+
+    def write(self) -> str:
+        for i, node in enumerate(self.nodes):
+            if i in self.alias or isinstance(node.op, Constant) or self._inlined(i):
+                continue
+            self._node(i, node)
+        for k, o in enumerate(self.graph.outputs):
+            t = self.nodes[o.node].type
+            kind = storage_type(t)
+            self.steps.append(f"store_lanes(b.{self.buffer(o.node, _LANES)}, {t.size}, count, ({kind}*)outputs[{k}] + e0 * {t.size});")
+        return "\n".join([
+            f"// {self.graph.name}: generated engine, exact to the bit. See engine.h for the interface.",
+            '#include "engine.h"', '#include "kernels.hpp"', "#include <new>", "using namespace hwc;", "",
+            *self.tables.lines, "", "namespace {", "struct alignas(64) Buffers {",
+            *(f"    {b}" for b in self.buffers), "};", "}  // namespace", "",
+            'extern "C" int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events) {',
+            "    Buffers& b = *new (std::nothrow) Buffers();", "    if (!&b) return -1;",
+            "    for (int64_t e0 = 0; e0 < events; e0 += LANES) {",
+            "        const int count = events - e0 < LANES ? (int)(events - e0) : LANES;",
+            *("        " + line for step in self.steps for line in step.split("\n")),
+            "    }", "    delete &b;", "    return events;", "}", ""])
+
+    def buffer(self, i: int, form: _Format) -> str:
+        return self.nodes[self.source(i)].name.replace(".", "_") + form.suffix
+
+    def _node(self, i: int, node: Node) -> None:
+        forms = self.formats.get(i, [])
+        lo, hi, _ = node.type.flat()
+        for form in forms:
+            n = node.type.size if form is _LANES or form == _LANES else -(-node.type.size // GROUP[form.kind])
+            kind = lane(lo, hi) if form == _LANES else "vec"
+            self.buffers.append(f"{kind} {self.buffer(i, form)}[{max(n, 1)}];")
+        if not forms:
+            return
+        operands = " ".join(f"{self.nodes[j].name}" for j in node.operands)
+        self.steps.append(f"// {node.name}: {node.op.name} {operands} -> {list(node.type.shape)}")
+        if isinstance(node.op, Input):
+            self._input(i, node, forms)
+        elif i in self.owner:
+            self._dense(i, node, forms)
+        elif isinstance(node.op, ELEMENTWISE):
+            e = self.expression(i, {})
+            self._elements(i, f"[&](int i) {{ return {e.lane}({e.text}); }}", forms)
+        elif isinstance(node.op, Concat):
+            self._concat(i, node, forms)
+        elif isinstance(node.op, Gather | Transpose):
+            self._gather(i, node, forms)
+        else:
+            self._reduce(i, node, forms)
+
+    def _put(self, i: int, forms: list[_Format], at: str = "") -> str:
+        """The C++ value that stores results in every wanted format; `at` is a row offset into them."""
+        lo, hi, _ = self.nodes[i].type.flat()
+        names: list[tuple[str, str]] = []
+        for form in forms:
+            kind = {"lanes": f"PutLanes<{lane(lo, hi)}>", "u8": f"PutU8<{form.offset}>", "s16": "PutS16"}[form.kind]
+            offset = f" + ({at}) / {GROUP[form.kind] if form.kind != 'lanes' else 1}" if at else ""
+            names.append((kind, f"{kind}{{b.{self.buffer(i, form)}{offset}}}"))
+        kind, text = names[0]
+        for other, value in names[1:]:
+            kind, text = f"PutBoth<{kind}, {other}>", f"PutBoth<{kind}, {other}>{{{text}, {value}}}"
+        return text
+
+    def _elements(self, i: int, map_text: str, forms: list[_Format]) -> None:
+        self.steps.append(f"elements<{self.nodes[i].type.size}>({map_text}, {self._put(i, forms)});")
+
+    def _input(self, i: int, node: Node, forms: list[_Format]) -> None:
+        kind, n = storage_type(node.type), node.type.size
+        pointer = f"({kind} const*)inputs[{self.graph.inputs.index(i)}] + e0 * {n}"
+        rest: list[_Format] = []
+        for form in forms:
+            direct = {("uint8_t", 0): "0", ("int8_t", 128): "(int32_t)0x80808080u"}.get((kind, form.offset)) if form.kind == "u8" else \
+                "0" if (form.kind, kind) == ("s16", "int16_t") else None
+            if direct is not None:
+                self.steps.append(f"load_groups<{n}>({pointer}, count, {direct}, b.{self.buffer(i, form)});")
+            else:
+                rest.append(form)
+        if not rest:
+            return
+        if _LANES not in forms:
+            lo, hi, _ = node.type.flat()
+            self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{n}];")
+        self.steps.append(f"load_lanes({pointer}, {n}, count, b.{self.buffer(i, _LANES)});")
+        packed_forms = [f for f in rest if f != _LANES]
+        if packed_forms:
+            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", packed_forms)
+
+    def _dense(self, i: int, node: Node, forms: list[_Format]) -> None:
+        at = self.owner[i]
+        linear, tables = self.nodes[at], self.dense[at]
+        name = linear.name.replace(".", "_")
+        operand = linear.operands[0]
+        n_out, positions = linear.type.shape[-1], math.prod(linear.type.shape[:-1])
+        words = packed(tables)
+        form = self._operand_format(at, operand)
+        kernel = tables.format
+        if form == _LANES and GROUP[tables.format] > 1:  # rows of a length that does not group: one value per lane
+            kernel, words = "i32", tables.weights
+        scalar = "int64_t" if kernel == "i64" else "int32_t"
+        bias = tables.bias if kernel == tables.format else tables.bias + tables.offset * tables.weights.sum(axis=1)
+        w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
+        acc = "wide" if kernel == "i64" else "vec"
+        e = self.expression(i, {at: self._sums(at, acc)})
+        x = f"b.{self.buffer(operand, form)}"
+        if kernel == "i64" and self._stored_lane(operand) == "vec":
+            x = self._widened(operand)
+        self.steps.append(f"//   {linear.name}: {linear.type.shape[-1]} sums of {words.shape[1] * GROUP[kernel]} products in {kernel}")
+        call = f"dense_{kernel}<{n_out}, {words.shape[1]}>"
+        if positions == 1:
+            self.steps.append(f"{call}({x}, {w}, {c}, [&](int i, {acc} a) {{ (void)i; return {e.lane}({e.text}); }}, {self._put(i, forms)});")
+            return
+        separate = any(f != _LANES and n_out % 4 for f in forms)
+        target = [_LANES] if separate else forms
+        if separate and _LANES not in forms:
+            lo, hi, _ = node.type.flat()
+            self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
+        self.steps.append(f"for (int p = 0; p < {positions}; p++)\n    {call}({x} + p * {words.shape[1]}, {w}, {c}, [&](int o, {acc} a) "
+                          f"{{ const int i = p * {n_out} + o; (void)i; return {e.lane}({e.text}); }}, {self._put(i, target, f'p * {n_out}')});")
+        if separate:
+            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", [f for f in forms if f != _LANES])
+
+    def _sums(self, at: int, acc: str) -> Expression:
+        """What the kernel hands to the map: the linear's value, or its value with the following bias already added."""
+        end = self.users[at][0] if self.bias_of(at) is not None else at
+        lo, hi, exp = self.nodes[end].type.flat()
+        return Expression("a", acc, lo, hi, exp)
+
+    def _stored_lane(self, i: int) -> str:
+        lo, hi, _ = self.nodes[self.source(i)].type.flat()
+        return lane(lo, hi)
+
+    def _widened(self, i: int) -> str:
+        """A wide copy of a buffer for the int64 kernel."""
+        name, n = f"{self.buffer(i, _LANES)}_wide", self.nodes[i].type.size
+        self.buffers.append(f"wide {name}[{n}];")
+        self.steps.append(f"for (int i = 0; i < {n}; i++) b.{name}[i] = widen(b.{self.buffer(i, _LANES)}[i]);")
+        return f"b.{name}"
+
+    def expression(self, i: int, given: dict[int, Expression]) -> Expression:
+        """The value of node i for element `i` of the loop, down to stored values and the sums in `given`."""
+        node = self.nodes[i]
+        for at, sums in given.items():
+            if i == at or self.bias_of(at) is not None and i == self.users[at][0]:
+                return sums
+        operands = [self._leaf(j, node.type, given) for j in node.operands]
+        return apply(node.op, node.type, operands, self.tables, node.name.replace(".", "_"))
+
+    def _leaf(self, j: int, reader: Tensor, given: dict[int, Expression]) -> Expression:
+        node = self.nodes[j]
+        lo, hi, exp = (np.broadcast_to(f, reader.shape).reshape(-1) for f in node.type.arrays())
+        if isinstance(node.op, Constant):
+            kind = lane(lo)
+            return Expression(f"({kind}{{}} + {self.tables.parameter(node.name.replace('.', '_'), lo)})", kind, lo, hi, exp)
+        if self._inlined(j):
+            return self.expression(j, given)
+        index = "i"
+        if node.type.shape != reader.shape:
+            spread = np.broadcast_to(np.arange(node.type.size).reshape(node.type.shape), reader.shape)
+            index = self.tables.parameter(f"{node.name.replace('.', '_')}_at", spread.reshape(-1).copy())
+        return Expression(f"b.{self.buffer(j, _LANES)}[{index}]", self._stored_lane(j), lo, hi, exp)
+
+    # ---- layout and reductions ------------------------------------------------------------------------------------------
+
+    def _gather(self, i: int, node: Node, forms: list[_Format]) -> None:
+        x = node.operands[0]
+        flat = np.arange(self.nodes[x].type.size).reshape(self.nodes[x].type.shape)
+        index = node.op.indices if isinstance(node.op, Gather) else flat.transpose(node.op.axes)  # pyright: ignore[reportAttributeAccessIssue]
+        at = self.tables.parameter(f"{node.name.replace('.', '_')}_from", index.reshape(-1).astype(np.int64))
+        self._elements(i, f"[&](int i) {{ return b.{self.buffer(x, _LANES)}[{at}]; }}", forms)
+
+    def _concat(self, i: int, node: Node, forms: list[_Format]) -> None:
+        """Each element comes from one operand: a table of places copies them one operand at a time."""
+        assert isinstance(node.op, Concat)
+        lo, hi, _ = node.type.flat()
+        if _LANES not in forms:
+            self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
+        parts = [np.full(self.nodes[j].type.shape, k) for k, j in enumerate(node.operands)]
+        owner = np.concatenate(parts, axis=node.op.axis).reshape(-1)
+        for k, j in enumerate(node.operands):
+            places = np.flatnonzero(owner == k).astype(np.int64)
+            at = self.tables.parameter(f"{node.name.replace('.', '_')}_to", places) if places.size > 1 else literal(int(places[0]))
+            leaf = self._leaf(j, self.nodes[j].type, {})
+            convert = "widen" if lane(lo, hi) == "wide" else ""
+            self.steps.append(f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i, _LANES)}[{at}] = {convert}({leaf.text});")
+        packed_forms = [f for f in forms if f != _LANES]
+        if packed_forms:
+            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", packed_forms)
+
+    def _reduce(self, i: int, node: Node, forms: list[_Format]) -> None:
+        assert isinstance(node.op, ReduceSum | ReduceMax)
+        x, axis = node.operands[0], node.op.axis
+        t = self.nodes[x].type
+        length, inner = t.shape[axis], math.prod(t.shape[axis + 1:])
+        lo, hi, exp = (np.broadcast_to(f, t.shape) for f in t.arrays())
+        up = (exp - np.broadcast_to(np.asarray(node.type.fixed.exp, np.int64), node.type.shape)).reshape(-1)
+        kind = lane(*node.type.flat()[:2], lo.reshape(-1) << up, hi.reshape(-1) << up)
+        name = node.name.replace(".", "_")
+        by = f" << {self.tables.add(f'{name}_align', up)}[j]" if up.any() else ""
+        widen = "widen" if kind == "wide" else ""
+        value = f"({widen}(b.{self.buffer(x, _LANES)}[j]){by})"
+        join = f"s + {value}" if isinstance(node.op, ReduceSum) else f"vmax<{kind}>(s, {value})"
+        body = (f"[&](int i) {{ int j = (i / {inner}) * {length * inner} + i % {inner}; {kind} s = {value};\n"
+                f"    for (int k = 1; k < {length}; k++) {{ j += {inner}; s = {join}; }} return s; }}")
+        self._elements(i, body, forms)

@@ -1,0 +1,189 @@
+"""Elementwise ops as C++ vector expressions; knows lanes and parameters, not buffers or loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...ir.ops import Add, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Shift, Sub
+from ...ir.rounding import Overflow, Rounding
+from ...ir.types import Int64, Tensor
+from .formats import fits_int32
+
+__all__ = ["ELEMENTWISE", "Expression", "Tables", "apply", "lane"]
+
+ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Quantize, Lookup)
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A C++ expression of one element `i`, its lane type (``vec`` or ``wide``), and its raw interval per element."""
+
+    text: str
+    lane: str
+    lo: Int64
+    hi: Int64
+    exp: Int64
+
+
+@dataclass
+class Tables:
+    """Constant arrays of the generated file, each written once."""
+
+    lines: list[str] = field(default_factory=list)
+    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+
+    def add(self, name: str, values: Int64, kind: str = "") -> str:
+        """The name of an array of these integers, of the narrowest of int32 and int64 unless `kind` says otherwise."""
+        kind = kind or ("int32_t" if fits_int32(values) else "int64_t")
+        key = (kind, values.tobytes())
+        if key not in self._names:
+            unique = f"{name}_{len(self._names)}"
+            self._names[key] = unique
+            rows = [", ".join(map(str, chunk)) for chunk in _chunks(values.reshape(-1).tolist(), 24)]
+            self.lines.append(f"static const {kind} {unique}[{values.size}] = {{\n    " + ",\n    ".join(rows) + "};")
+        return self._names[key]
+
+    def parameter(self, name: str, values: Int64) -> str:
+        """A literal if all elements agree, else ``table[i]``."""
+        if (values == values.flat[0]).all():
+            return literal(int(values.flat[0]))
+        return f"{self.add(name, values)}[i]"
+
+
+def _chunks(values: list[int], size: int) -> list[list[int]]:
+    return [values[k:k + size] for k in range(0, len(values), size)]
+
+
+def literal(n: int) -> str:
+    return str(n) if -(1 << 31) < n < 1 << 31 else f"INT64_C({n})"
+
+
+def lane(*values: Int64) -> str:
+    """The lane type that holds all the given integers."""
+    return "vec" if fits_int32(*values) else "wide"
+
+
+def _to(e: Expression, kind: str) -> str:
+    return e.text if e.lane == kind else f"{'widen' if kind == 'wide' else 'narrow'}({e.text})"
+
+
+def _all(kind: str, value: str) -> str:
+    """A scalar in every lane."""
+    return f"({kind}{{}} + {value})"
+
+
+def apply(op: Op, result: Tensor, operands: list[Expression], tables: Tables, name: str) -> Expression:
+    """The expression of one elementwise op on operands given per element of the result."""
+    lo, hi, exp = result.flat()
+    if isinstance(op, Add | Sub | Maximum | Minimum):
+        text, kind = _binary(op, lo, hi, exp, operands, tables, name)
+    elif isinstance(op, Mul):
+        kind = lane(lo, hi)
+        text = f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
+    elif isinstance(op, Neg):
+        kind = lane(lo, hi)
+        text = f"(-{_to(operands[0], kind)})"
+    elif isinstance(op, Shift):
+        text, kind = operands[0].text, operands[0].lane
+    elif isinstance(op, Lookup):
+        text, kind = _lookup(op, lo, hi, operands[0], tables, name)
+    else:
+        assert isinstance(op, Quantize)
+        text, kind = _quantize(op, result, operands[0], tables, name)
+    return Expression(text, kind, lo, hi, exp)
+
+
+def _shifted(e: Expression, by: Int64, kind: str, tables: Tables, name: str) -> str:
+    x = _to(e, kind)
+    return x if not by.any() else f"({x} << {tables.parameter(f'{name}_align', by)})"
+
+
+def _binary(op: Op, lo: Int64, hi: Int64, exp: Int64, operands: list[Expression], tables: Tables, name: str) -> tuple[str, str]:
+    ups = [np.maximum(e.exp - exp, 0) for e in operands]
+    kind = lane(lo, hi, *(v << by for e, by in zip(operands, ups) for v in (e.lo, e.hi)))
+    x, y = (_shifted(e, by, kind, tables, name) for e, by in zip(operands, ups))
+    if isinstance(op, Maximum | Minimum):
+        return f"{'vmax' if isinstance(op, Maximum) else 'vmin'}<{kind}>({x}, {y})", kind
+    return f"({x} {'+' if isinstance(op, Add) else '-'} {y})", kind
+
+
+def _lookup(op: Lookup, lo: Int64, hi: Int64, x: Expression, tables: Tables, name: str) -> tuple[str, str]:
+    up = x.exp - op.step
+    kind = lane(lo, hi, x.lo << up, x.hi << up, np.array([op.first]), (x.lo << up) - op.first, (x.hi << up) - op.first)
+    entries = op.table.shape[-1]
+    table = tables.add(f"{name}_table", op.table.reshape(-1))
+    start = f"{table} + {entries} * (int64_t)i" if op.table.ndim > 1 else table
+    index = _shifted(x, up, kind, tables, name)
+    return f"lookup({index} - {_all(kind, literal(op.first))}, {start})", kind
+
+
+_ROUND: dict[Rounding, Callable[[str, str, str, str, str], str]] = {
+    # x, shift S, half H = 2**(S-1) or 0, Z = 1 if S > 0 else 0, and the lane type
+    Rounding.TRN: lambda x, s, h, z, k: f"({x} >> {s})",
+    Rounding.TRN_ZERO: lambda x, s, h, z, k: f"(({x} + (({x} < {k}{{}}) & (2 * {h} - {z}))) >> {s})",
+    Rounding.RND: lambda x, s, h, z, k: f"(({x} + {h}) >> {s})",
+    Rounding.RND_MIN_INF: lambda x, s, h, z, k: f"(({x} + ({h} - {z})) >> {s})",
+    Rounding.RND_ZERO: lambda x, s, h, z, k: f"(({x} + ({h} - {z}) + (negative({x}) & {z})) >> {s})",
+    Rounding.RND_INF: lambda x, s, h, z, k: f"(({x} + {h} - (negative({x}) & {z})) >> {s})",
+    Rounding.RND_CONV: lambda x, s, h, z, k: f"(({x} + ({h} - {z}) + (({x} >> {s}) & {z})) >> {s})",
+}
+
+
+def _quantize(op: Quantize, result: Tensor, x: Expression, tables: Tables, name: str) -> tuple[str, str]:
+    """Rounding by adding and shifting, then whatever of the overflow handling the operand's range can reach."""
+    to_lo, to_hi, to_exp = (np.broadcast_to(np.asarray(v, np.int64), result.shape).reshape(-1)
+                            for v in (op.to.lo, op.to.hi, op.to.exp))
+    by = to_exp - x.exp
+    up, down = np.maximum(-by, 0), np.clip(by, 0, 62)
+    half = np.where(down > 0, np.int64(1) << np.maximum(down - 1, 0), 0)
+    far = by > 62                                     # only the sign of x matters there: keep it within the shift
+    low, high = (np.where(far, np.sign(v), v << up) for v in (x.lo, x.hi))
+    kind = lane(low - 2 * half, high + 2 * half, to_lo, to_hi, low - to_lo, high - to_lo, high - to_hi)
+    value = _to(x, kind)
+    if far.any():
+        value = f"vmin(vmax({value}, {_all(kind, '-1')}), {_all(kind, '1')})" if far.all() else \
+            f"({tables.parameter(f'{name}_far', far.astype(np.int64))} ? vmin(vmax({value}, {_all(kind, '-1')}), {_all(kind, '1')}) : {value})"
+    if up.any():
+        value = f"({value} << {tables.parameter(f'{name}_up', up)})"
+    if down.any():
+        def scalar(part: str, v: Int64) -> str:
+            text = tables.parameter(f"{name}_{part}", v)
+            return text if kind == "vec" else f"(int64_t){text}"
+        s, h, z = tables.parameter(f"{name}_shift", down), scalar("half", half), scalar("rounds", (down > 0).astype(np.int64))
+        value = _let(value, lambda v: _ROUND[op.rounding](v, s, h, z, kind), kind)
+    text = _limited(op, value, kind, result, x, (to_lo, to_hi), tables, name)
+    lo, hi, _ = result.flat()
+    return (f"narrow({text})", "vec") if kind == "wide" and fits_int32(lo, hi) else (text, kind)
+
+
+def _let(value: str, body: Callable[[str], str], kind: str) -> str:
+    """`value` computed once, then used several times."""
+    return f"[&]({kind} v) {{ return {kind}({body('v')}); }}({value})"
+
+
+def _limited(op: Quantize, value: str, kind: str, result: Tensor, x: Expression, to: tuple[Int64, Int64], tables: Tables,
+             name: str) -> str:
+    lo, hi = to
+    source = Tensor(result.shape, _fixed(x, result.shape))
+    acts = op.acts(source)
+    low, high = tables.parameter(f"{name}_low", lo), tables.parameter(f"{name}_high", hi)
+    if not (acts.clips_low or acts.clips_high):
+        return value
+    if op.overflow is Overflow.WRAP:
+        mask = tables.parameter(f"{name}_mask", hi - lo)
+        return f"((({value} - {_all(kind, low)}) & {mask}) + {_all(kind, low)})"
+    if op.overflow is Overflow.SAT_ZERO:
+        return _let(value, lambda v: f"v & ((v >= {_all(kind, low)}) & (v <= {_all(kind, high)}))", kind)
+    if op.overflow is Overflow.SAT_SYM:
+        low = tables.parameter(f"{name}_low", np.where(lo < 0, np.maximum(lo, -hi), lo))
+    if acts.clips_low:
+        value = f"at_least({value}, {low})"
+    return f"at_most({value}, {high})" if acts.clips_high else value
+
+
+def _fixed(x: Expression, shape: tuple[int, ...]):
+    from ...ir.types import Fixed
+    return Fixed.of(x.lo.reshape(shape), x.hi.reshape(shape), x.exp.reshape(shape))

@@ -1,0 +1,86 @@
+"""Which number format each matrix of the CPU engine uses, decided by the proven intervals; emits no text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...ir.ops import Linear
+from ...ir.types import Int64, Tensor
+
+__all__ = ["FORMATS", "DenseTables", "dense_tables", "fits_int32", "packed"]
+
+_INT32 = (1 << 31) - 1
+
+FORMATS = ("u8", "s16", "i32", "i64")
+"""Operand formats, fastest first: unsigned bytes x int8, int16 x int16, int32 x int32, int64 x int64."""
+
+GROUP = {"u8": 4, "s16": 2, "i32": 1, "i64": 1}
+"""Operand values that share one lane."""
+
+
+def fits_int32(*values: NDArray) -> bool:
+    """All of the given integers, and sums of a few units more, fit an int32 lane."""
+    return all(v.size == 0 or (int(v.min()) >= -_INT32 + 4 and int(v.max()) <= _INT32 - 4) for v in values)
+
+
+@dataclass(frozen=True)
+class DenseTables:
+    """One matrix ready for a kernel: result raw integer j = bias[j] + sum_i weights[j, i] * (x[i] + offset)."""
+
+    format: str
+    offset: int
+    weights: Int64      # [n_out, n_in]
+    bias: Int64         # [n_out]
+
+
+def dense_tables(op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extra_bias: Int64) -> DenseTables | None:
+    """The tables of ``(linear(x) << extra_shift) + extra_bias``, or None if the leading positions' types differ.
+
+    `extra_shift` and `extra_bias` are ``[n_out]``. The format is the fastest whose operands, weights and every partial sum fit.
+    """
+    n_in, n_out = op.weights.shape
+    exp = np.broadcast_to(np.asarray(x.fixed.exp, np.int64), x.shape).reshape(-1, n_in)
+    out = np.broadcast_to(np.asarray(result.fixed.exp, np.int64), result.shape).reshape(-1, n_out)
+    if (exp != exp[:1]).any() or (out != out[:1]).any():
+        return None
+    up = exp[0][:, None] + np.asarray(op.exp) - out[0] + extra_shift   # of weight [i, j]; negative where its low bits are zero
+    weights = np.where(up >= 0, op.weights << np.maximum(up, 0), op.weights >> np.maximum(-up, 0)).T
+    lo, hi, _ = x.arrays()
+    low, high = int(lo.min(initial=0)), int(hi.max(initial=0))
+    offset = 0 if 0 <= low and high <= 255 else 128 if -128 <= low and high <= 127 else -low
+    for name in FORMATS:
+        shift = offset if name == "u8" else 0
+        bias = extra_bias - shift * weights.sum(axis=1)
+        largest = max(abs(low + shift), abs(high + shift))
+        sums = np.abs(weights).astype(float) @ np.full(n_in, float(largest)) + np.abs(bias)
+        bound = float(sums.max(initial=0))
+        if _fits(name, low + shift, high + shift, weights, bound):
+            return DenseTables(name, shift, weights, bias)
+    return None
+
+
+def _fits(name: str, low: int, high: int, weights: Int64, bound: float) -> bool:
+    least, most = int(weights.min(initial=0)), int(weights.max(initial=0))
+    if name == "u8":
+        return low >= 0 and high <= 255 and least >= -128 and most <= 127 and bound < _INT32
+    if name == "s16":
+        return low >= -32768 and high <= 32767 and least >= -32768 and most <= 32767 and bound < _INT32
+    if name == "i32":
+        return max(-low, high) <= _INT32 and max(-least, most) <= _INT32 and bound < _INT32
+    return bound < 2.0**62
+
+
+def packed(tables: DenseTables) -> Int64:
+    """The weights as lane words ``[n_out, groups]``: four int8 or two int16 in each int32, padded with zeros."""
+    group = GROUP[tables.format]
+    n_out, n_in = tables.weights.shape
+    padded = np.zeros((n_out, -(-n_in // group) * group), np.int64)
+    padded[:, :n_in] = tables.weights
+    if group == 1:
+        return padded
+    bits = 32 // group
+    words = sum((padded[:, k::group] & ((1 << bits) - 1)) << (bits * k) for k in range(group))
+    return np.asarray(words).astype(np.uint32).view(np.int32).astype(np.int64)
