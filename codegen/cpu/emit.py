@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 
@@ -67,6 +68,7 @@ class _Format:
 
 
 _LANES = _Format("lanes")
+_OPEN = "const Buffers& b = blocks[u]; (void)b; (void)i;"
 
 
 @dataclass
@@ -200,18 +202,26 @@ class _Writer:
         for k, o in enumerate(self.graph.outputs):
             t = self.nodes[o.node].type
             kind = storage_type(t)
-            self.steps.append(f"store_lanes(b.{self.buffer(o.node, _LANES)}, {t.size}, count, ({kind}*)outputs[{k}] + e0 * {t.size});")
+            self._each_block(f"store_lanes(b.{self.buffer(o.node, _LANES)}, {t.size}, left, ({kind}*)outputs[{k}] + (events - left) * {t.size});")
         return "\n".join([
             f"// {self.graph.name}: generated engine, exact to the bit. See engine.h for the interface.",
             '#include "engine.h"', '#include "kernels.hpp"', "#include <new>", "using namespace hwc;", "",
             *self.tables.lines, "", "namespace {", "struct alignas(64) Buffers {",
             *(f"    {b}" for b in self.buffers), "};", "}  // namespace", "",
             'extern "C" int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events) {',
-            "    Buffers& b = *new (std::nothrow) Buffers();", "    if (!&b) return -1;",
-            "    for (int64_t e0 = 0; e0 < events; e0 += LANES) {",
-            "        const int count = events - e0 < LANES ? (int)(events - e0) : LANES;",
+            "    Buffers* const blocks = new (std::nothrow) Buffers[BLOCKS];", "    if (!blocks) return -1;",
+            "    for (int64_t e0 = 0; e0 < events; e0 += BLOCKS * LANES) {",
             *("        " + line for step in self.steps for line in step.split("\n")),
-            "    }", "    delete &b;", "    return events;", "}", ""])
+            "    }", "    delete[] blocks;", "    return events;", "}", ""])
+
+    def _each_block(self, statement: str) -> None:
+        """A statement about the buffers `b` of one block of events, of which `left` and more are still to come."""
+        self.steps.append("for (int u = 0; u < BLOCKS; u++) {\n    Buffers& b = blocks[u];\n    const int64_t left = events - e0 - u * LANES;\n"
+                          f"    (void)left;\n    {statement}\n}}")
+
+    def _blocks(self, value: str) -> str:
+        """An array of one value for each block, written with `b` for its buffers."""
+        return "{" + ", ".join(re.sub(r"\bb\.", f"blocks[{u}].", value) for u in range(2)) + "}"
 
     def buffer(self, i: int, form: _Format) -> str:
         return self.nodes[self.source(i)].name.replace(".", "_") + form.suffix
@@ -233,7 +243,7 @@ class _Writer:
             self._dense(i, node, forms)
         elif isinstance(node.op, ELEMENTWISE):
             e = self.expression(i, {})
-            self._elements(i, f"[&](int i) {{ return {e.lane}({e.text}); }}", forms)
+            self._elements(i, f"return {e.lane}({e.text});", forms)
         elif isinstance(node.op, Concat):
             self._concat(i, node, forms)
         elif isinstance(node.op, Gather | Transpose):
@@ -241,8 +251,8 @@ class _Writer:
         else:
             self._reduce(i, node, forms)
 
-    def _put(self, i: int, forms: list[_Format], at: str = "") -> str:
-        """The C++ value that stores results in every wanted format; `at` is a row offset into them."""
+    def _put(self, i: int, forms: list[_Format], at: str = "") -> tuple[str, str]:
+        """(C++ type, value) that stores results in every wanted format; `at` is a row offset into them."""
         lo, hi, _ = self.nodes[i].type.flat()
         names: list[tuple[str, str]] = []
         for form in forms:
@@ -252,20 +262,23 @@ class _Writer:
         kind, text = names[0]
         for other, value in names[1:]:
             kind, text = f"PutBoth<{kind}, {other}>", f"PutBoth<{kind}, {other}>{{{text}, {value}}}"
-        return text
+        return kind, text
 
-    def _elements(self, i: int, map_text: str, forms: list[_Format]) -> None:
-        self.steps.append(f"elements<{self.nodes[i].type.size}>({map_text}, {self._put(i, forms)});")
+    def _elements(self, i: int, body: str, forms: list[_Format]) -> None:
+        """y(i) by the C++ statements `body` for every element i."""
+        kind, put = self._put(i, forms)
+        self.steps.append(f"{{\n    const {kind} put[] = {self._blocks(put)};\n    elements<{self.nodes[i].type.size}>"
+                          f"([&](int u, int i) {{ {_OPEN} {body} }}, put);\n}}")
 
     def _input(self, i: int, node: Node, forms: list[_Format]) -> None:
         kind, n = storage_type(node.type), node.type.size
-        pointer = f"({kind} const*)inputs[{self.graph.inputs.index(i)}] + e0 * {n}"
+        pointer = f"({kind} const*)inputs[{self.graph.inputs.index(i)}] + (events - left) * {n}"
         rest: list[_Format] = []
         for form in forms:
             direct = {("uint8_t", 0): "0", ("int8_t", 128): "(int32_t)0x80808080u"}.get((kind, form.offset)) if form.kind == "u8" else \
                 "0" if (form.kind, kind) == ("s16", "int16_t") else None
             if direct is not None:
-                self.steps.append(f"load_groups<{n}>({pointer}, count, {direct}, b.{self.buffer(i, form)});")
+                self._each_block(f"load_groups<{n}>({pointer}, left, {direct}, b.{self.buffer(i, form)});")
             else:
                 rest.append(form)
         if not rest:
@@ -273,10 +286,10 @@ class _Writer:
         if _LANES not in forms:
             lo, hi, _ = node.type.flat()
             self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{n}];")
-        self.steps.append(f"load_lanes({pointer}, {n}, count, b.{self.buffer(i, _LANES)});")
+        self._each_block(f"load_lanes({pointer}, {n}, left, b.{self.buffer(i, _LANES)});")
         packed_forms = [f for f in rest if f != _LANES]
         if packed_forms:
-            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", packed_forms)
+            self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", packed_forms)
 
     def _dense(self, i: int, node: Node, forms: list[_Format]) -> None:
         at = self.owner[i]
@@ -298,19 +311,21 @@ class _Writer:
         if kernel == "i64" and self._stored_lane(operand) == "vec":
             x = self._widened(operand)
         self.steps.append(f"//   {linear.name}: {linear.type.shape[-1]} sums of {words.shape[1] * GROUP[kernel]} products in {kernel}")
-        call = f"dense_{kernel}<{n_out}, {words.shape[1]}>"
-        if positions == 1:
-            self.steps.append(f"{call}({x}, {w}, {c}, [&](int i, {acc} a) {{ (void)i; return {e.lane}({e.text}); }}, {self._put(i, forms)});")
-            return
-        separate = any(f != _LANES and n_out % 4 for f in forms)
-        target = [_LANES] if separate else forms
+        separate = positions > 1 and any(f != _LANES and n_out % 4 for f in forms)
         if separate and _LANES not in forms:
             lo, hi, _ = node.type.flat()
             self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
-        self.steps.append(f"for (int p = 0; p < {positions}; p++)\n    {call}({x} + p * {words.shape[1]}, {w}, {c}, [&](int o, {acc} a) "
-                          f"{{ const int i = p * {n_out} + o; (void)i; return {e.lane}({e.text}); }}, {self._put(i, target, f'p * {n_out}')});")
+        many = positions > 1
+        kind, put = self._put(i, [_LANES] if separate else forms, f"p * {n_out}" if many else "")
+        at_row = f"const int i = p * {n_out} + o;" if many else "const int i = o;"
+        operands = self._blocks(f"{x} + p * {words.shape[1]}" if many else x)
+        self.steps.append(
+            ("for (int p = 0; p < %d; p++) " % positions if many else "") +
+            f"{{\n    const {acc}* const x[] = {operands};\n    const {kind} put[] = {self._blocks(put)};\n"
+            f"    dense_{kernel}<{n_out}, {words.shape[1]}>(x, {w}, {c}, [&](int u, int o, {acc} a) {{ {at_row} {_OPEN} "
+            f"return {e.lane}({e.text}); }}, put);\n}}")
         if separate:
-            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", [f for f in forms if f != _LANES])
+            self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", [f for f in forms if f != _LANES])
 
     def _sums(self, at: int, acc: str) -> Expression:
         """What the kernel hands to the map: the linear's value, or its value with the following bias already added."""
@@ -326,7 +341,7 @@ class _Writer:
         """A wide copy of a buffer for the int64 kernel."""
         name, n = f"{self.buffer(i, _LANES)}_wide", self.nodes[i].type.size
         self.buffers.append(f"wide {name}[{n}];")
-        self.steps.append(f"for (int i = 0; i < {n}; i++) b.{name}[i] = widen(b.{self.buffer(i, _LANES)}[i]);")
+        self._each_block(f"for (int i = 0; i < {n}; i++) b.{name}[i] = widen(b.{self.buffer(i, _LANES)}[i]);")
         return f"b.{name}"
 
     def expression(self, i: int, given: dict[int, Expression]) -> Expression:
@@ -359,7 +374,7 @@ class _Writer:
         flat = np.arange(self.nodes[x].type.size).reshape(self.nodes[x].type.shape)
         index = node.op.indices if isinstance(node.op, Gather) else flat.transpose(node.op.axes)  # pyright: ignore[reportAttributeAccessIssue]
         at = self.tables.parameter(f"{node.name.replace('.', '_')}_from", index.reshape(-1).astype(np.int64))
-        self._elements(i, f"[&](int i) {{ return b.{self.buffer(x, _LANES)}[{at}]; }}", forms)
+        self._elements(i, f"return b.{self.buffer(x, _LANES)}[{at}];", forms)
 
     def _concat(self, i: int, node: Node, forms: list[_Format]) -> None:
         """Each element comes from one operand: a table of places copies them one operand at a time."""
@@ -374,10 +389,10 @@ class _Writer:
             at = self.tables.parameter(f"{node.name.replace('.', '_')}_to", places) if places.size > 1 else literal(int(places[0]))
             leaf = self._leaf(j, self.nodes[j].type, {})
             convert = "widen" if lane(lo, hi) == "wide" else ""
-            self.steps.append(f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i, _LANES)}[{at}] = {convert}({leaf.text});")
+            self._each_block(f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i, _LANES)}[{at}] = {convert}({leaf.text});")
         packed_forms = [f for f in forms if f != _LANES]
         if packed_forms:
-            self._elements(i, f"[&](int i) {{ return b.{self.buffer(i, _LANES)}[i]; }}", packed_forms)
+            self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", packed_forms)
 
     def _reduce(self, i: int, node: Node, forms: list[_Format]) -> None:
         assert isinstance(node.op, ReduceSum | ReduceMax)
@@ -392,6 +407,6 @@ class _Writer:
         widen = "widen" if kind == "wide" else ""
         value = f"({widen}(b.{self.buffer(x, _LANES)}[j]){by})"
         join = f"s + {value}" if isinstance(node.op, ReduceSum) else f"vmax<{kind}>(s, {value})"
-        body = (f"[&](int i) {{ int j = (i / {inner}) * {length * inner} + i % {inner}; {kind} s = {value};\n"
-                f"    for (int k = 1; k < {length}; k++) {{ j += {inner}; s = {join}; }} return s; }}")
+        body = (f"int j = (i / {inner}) * {length * inner} + i % {inner}; {kind} s = {value};\n"
+                f"    for (int k = 1; k < {length}; k++) {{ j += {inner}; s = {join}; }} return s;")
         self._elements(i, body, forms)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...ir.ops import Add, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Shift, Sub
-from ...ir.rounding import Overflow, Rounding
+from ...ir.rounding import Overflow, Rounding, round_ratio
 from ...ir.types import Int64, Tensor
 from .formats import fits_int32
 
@@ -82,7 +82,9 @@ def apply(op: Op, result: Tensor, operands: list[Expression], tables: Tables, na
         text, kind = _binary(op, lo, hi, exp, operands, tables, name)
     elif isinstance(op, Mul):
         kind = lane(lo, hi)
-        text = f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
+        both_narrow = all(e.lane == "vec" for e in operands)
+        text = f"product({operands[0].text}, {operands[1].text})" if kind == "wide" and both_narrow else \
+            f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
     elif isinstance(op, Neg):
         kind = lane(lo, hi)
         text = f"(-{_to(operands[0], kind)})"
@@ -154,6 +156,9 @@ def _quantize(op: Quantize, result: Tensor, x: Expression, tables: Tables, name:
             return text if kind == "vec" else f"(int64_t){text}"
         s, h, z = tables.parameter(f"{name}_shift", down), scalar("half", half), scalar("rounds", (down > 0).astype(np.int64))
         value = _let(value, lambda v: _ROUND[op.rounding](v, s, h, z, kind), kind)
+    low, high = (round_ratio(v, np.int64(1) << down, op.rounding) for v in (low, high))
+    if kind == "wide" and fits_int32(low, high, to_lo, to_hi, low - to_lo, high - to_lo):
+        value, kind = f"narrow({value})", "vec"
     text = _limited(op, value, kind, result, x, (to_lo, to_hi), tables, name)
     lo, hi, _ = result.flat()
     return (f"narrow({text})", "vec") if kind == "wide" and fits_int32(lo, hi) else (text, kind)
