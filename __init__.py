@@ -1,0 +1,33 @@
+"""hwcompile: quantized networks to FPGA hardware, exactly.
+
+    import hwcompile as hc
+
+    design = hc.compile("model.onnx", target="vu9p", clock_ns=5)
+    design.verify(x)              # every engine equal to the reference, bit for bit
+    design.report                 # LUT, FF, DSP, latency, Fmax
+    design.predict(x)             # the emulation, at the machine's speed
+    design.write("build/model")   # Verilog, HLS C++, engine, report
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .ir.errors import CompileError
+
+if TYPE_CHECKING:
+    from .driver import Design, compile, load, open_design
+    from .hw_targets import load_target, targets
+
+__all__ = ["CompileError", "Design", "compile", "load", "load_target", "open_design", "targets"]
+
+_HOMES = {"Design": "driver", "compile": "driver", "load": "driver", "open_design": "driver", "load_target": "hw_targets",
+          "targets": "hw_targets"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that ``import hwcompile`` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hwcompile' has no attribute '{name}'")
+    from importlib import import_module
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

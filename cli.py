@@ -1,0 +1,283 @@
+"""The `hwcompile` command: options, progress and exit codes; the work is in `driver`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .ir.errors import CompileError
+
+__all__ = ["Options", "main"]
+
+
+def _option(text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a compilation; command line and configuration file have exactly these."""
+
+    target: str = _option("Device: a name from 'hwcompile targets', a part number, or a .toml file.", "vu9p")
+    clock_ns: float | None = _option("Clock period in ns; the device's own by default.")
+    backend: str = _option("What to write, comma separated: rtl, hls, cpu.", "rtl,hls,cpu")
+    calibrate: str | None = _option("Float data (.npz, .npy) that closes the precisions a float model leaves open.")
+    bits: int | None = _option("With --calibrate: the width of every open weight and value.")
+    tolerance: float | None = _option("With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01].")
+    data: str | None = _option("Event data (.npz, .npy) to verify with; 'label' in it gives the accuracy.")
+    events: int = _option("Most events of the data to verify with.", 10_000)
+    synth: bool = _option("Synthesize every layer and the whole with Yosys.", False)
+    synth_time_limit_s: float = _option("Seconds that one synthesis may take.", 300.0)
+    verify: bool = _option("Run every engine against the reference.", True)
+    output: str | None = _option("Folder to write the project to; nothing is written without it.")
+    overwrite: bool = _option("Replace an earlier project in the output folder.", False)
+
+
+def _click_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The fields of `Options` as command-line options; defaults stay None so that a configuration file shows through."""
+    for f in reversed(dataclasses.fields(Options)):
+        flag = f.name.replace("_", "-")
+        kind = {"int": int, "int | None": int, "float": float, "float | None": float}.get(str(f.type), str)
+        shown = "" if f.default is None or f.default is False or f.type == "bool" else f" [{f.default}]"
+        text = f.metadata["help"] + shown
+        if f.type == "bool":
+            command = click.option(f"--{flag}/--no-{flag}", f.name, default=None, help=text)(command)
+        else:
+            command = click.option(f"--{flag}", f.name, type=kind, default=None, help=text)(command)
+    return command
+
+
+def _merged(config: str | None, given: dict[str, Any]) -> Options:
+    """Options from the configuration file, overridden by those on the command line."""
+    known = {f.name: f for f in dataclasses.fields(Options)}
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(Path(config).read_text())
+        except FileNotFoundError:
+            raise CompileError(config, "there is no such file", "check --config") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+            raise CompileError(config, f"is not a readable TOML file ({e})") from None
+        for key, value in values.items():
+            if key not in known:
+                raise CompileError(config, f"option '{key}' is not known", f"known: {', '.join(known)}")
+            _check_type(config, key, value, str(known[key].type))
+    return Options(**{**values, **{k: v for k, v in given.items() if v is not None}})
+
+
+def _check_type(where: str, key: str, value: Any, kind: str) -> None:
+    wanted = {"str": str, "bool": bool, "int": int, "float": (int, float)}[kind.removesuffix(" | None")]
+    if not isinstance(value, wanted) or isinstance(value, bool) != (kind == "bool"):
+        raise CompileError(where, f"option '{key}' must be of type {kind.removesuffix(' | None')}, not {value!r}")
+
+
+class _Group(click.Group):
+    """`hwcompile MODEL ...` is `hwcompile compile MODEL ...`: the main job needs no verb."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["compile", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hwcompile")
+def cli() -> None:
+    """Compile a quantized network to FPGA hardware, exactly: hwcompile MODEL.onnx --target vu9p.
+
+    See `hwcompile compile --help` for the options of the main job.
+    """
+
+
+@cli.command("compile")
+@click.argument("model")
+@_click_options
+@click.option("--config", help="Configuration file (hwcompile.toml) with these options as keys.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
+def compile_command(model: str, config: str | None, as_json: bool, **given: Any) -> None:
+    """Compile MODEL (.onnx, or .hwc written by hwcompile), verify it and report its cost."""
+    from .codegen.project import check_replaceable
+    from .driver import compile as compile_model
+    from .frontends.data import read_events
+
+    options = _merged(config, given)
+    if options.output is not None:
+        check_replaceable(Path(options.output), options.overwrite)
+    progress = _Progress(quiet=as_json)
+    design = compile_model(model, options.target, options.clock_ns, backends=tuple(b.strip() for b in options.backend.split(",")),
+                           calibration=options.calibrate, bits=options.bits, tolerance=options.tolerance, progress=progress.stage)
+    shapes = {design.graph.nodes[i].name: design.graph.nodes[i].type.shape for i in design.graph.inputs}
+    data, labels = read_events(options.data, shapes) if options.data else (None, None)
+    if options.verify:
+        design.verify(data, events=options.events)
+    if data is None and options.calibrate:
+        data, _ = read_events(options.calibrate, shapes)
+    if data is not None:
+        design.deviate(data)
+        if labels is not None:
+            design.score(data, labels)
+    if options.synth:
+        with progress.bar() as update:
+            design.synthesize(time_limit_s=options.synth_time_limit_s, progress=update)
+    folder = design.write(options.output, options.overwrite) if options.output else None
+    _finish(design, progress, as_json, folder)
+
+
+def _finish(design: Any, progress: _Progress, as_json: bool, folder: Path | None) -> None:
+    from .report.text import print_report
+
+    report = design.report
+    if as_json:
+        click.echo(report.as_json(), nl=False)
+    else:
+        print_report(report, progress.console)
+        if folder:
+            progress.console.print(f"written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", highlight=False)
+    _exit_on_mismatch(design.found.get("verification"), progress)
+
+
+def _exit_on_mismatch(verification: Any, progress: _Progress) -> None:
+    if verification is None or verification.ok:
+        return
+    for result in verification.results:
+        if result.mismatches:
+            progress.error(f"{result.engine}: {result.first or result.note}" + (f" ({result.note})" if result.first and result.note else ""))
+    sys.exit(1)
+
+
+@cli.command("targets")
+def targets_command() -> None:
+    """List the devices: part, family and what they hold."""
+    from rich.table import Table
+
+    from .hw_targets import load_target, targets
+
+    table = Table(header_style="bold")
+    for title in ("target", "part", "family", "boards"):
+        table.add_column(title, no_wrap=title != "boards")
+    for title in ("LUT", "FF", "DSP", "BRAM", "clock ns"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name in targets():
+        d = load_target(name)
+        r = d.resources
+        table.add_row(d.name, d.part, d.family, ", ".join(d.boards), *(f"{v:,}" for v in (r.lut, r.ff, r.dsp, r.bram)), f"{d.clock_ns:g}")
+    _Progress().console.print(table)
+
+
+@cli.command("verify")
+@click.argument("folder")
+@click.option("--data", help="Event data (.npz, .npy); random and corner vectors alone without it.")
+@click.option("--events", default=10_000, show_default=True, help="Most events of the data.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random vectors.")
+def verify_command(folder: str, data: str | None, events: int, seed: int) -> None:
+    """Run every engine of a written FOLDER, as its files are now, against the reference, and prove the linear parts."""
+    from .driver import open_design
+    from .report.text import engine_line
+
+    progress = _Progress()
+    design = open_design(folder)
+    verification = design.verify(data, events=events, seed=seed)
+    for result in verification.results:
+        progress.console.print(engine_line(dataclasses.asdict(result)))
+    _exit_on_mismatch(verification, progress)
+
+
+@cli.command("report")
+@click.argument("folder")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def report_command(folder: str, as_json: bool) -> None:
+    """Print the report of a written FOLDER."""
+    from .report.model import from_json
+    from .report.text import print_report
+
+    path = Path(folder) / "report.json"
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise CompileError(str(path), f"cannot be read: {e.strerror or e}", "give a folder that hwcompile wrote") from None
+    report = from_json(text, str(path))
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        print_report(report, _Progress().console)
+
+
+@cli.command("predict")
+@click.argument("folder")
+@click.option("--data", required=True, help="Event data (.npz, .npy).")
+@click.option("--output", required=True, help="The .npz file to write, with one array for each output.")
+@click.option("--raw", is_flag=True, help="Raw integers in and out instead of real units.")
+@click.option("--engine", default="cpu", show_default=True, help="cpu, reference, rtl or hls.")
+@click.option("--threads", default=1, show_default=True, help="Threads of the CPU engine.")
+def predict_command(folder: str, data: str, output: str, raw: bool, engine: str, threads: int) -> None:
+    """Run the compiled network of a written FOLDER on event data."""
+    import io
+
+    import numpy as np
+
+    from .driver import open_design
+    from .hw_targets.process import write_atomic
+
+    design = open_design(folder)
+    outputs = design.predict(data, raw=raw, engine=engine, threads=threads)
+    named = outputs if isinstance(outputs, dict) else {design.graph.outputs[0].name: outputs}
+    buffer = io.BytesIO()
+    np.savez(buffer, **named)
+    path = Path(output)
+    if not write_atomic(path, buffer.getvalue()):
+        raise CompileError(output, "cannot be written", "free space or choose another --output")
+    click.echo(f"{len(next(iter(named.values())))} events written to {output}: {', '.join(named)}")
+
+
+class _Progress:
+    """Stages with their times, to stderr where reports go to stdout as JSON."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.quiet = quiet
+        self.console = Console(stderr=quiet, highlight=False, width=None if sys.stdout.isatty() else 118)
+
+    def stage(self, name: str, seconds: float) -> None:
+        if not self.quiet:
+            self.console.print(f"[dim]{name:<11}{seconds:7.2f} s[/dim]")
+
+    def bar(self) -> Any:
+        """A context manager that yields progress(done, total, result) for a synthesis of many parts."""
+        from contextlib import contextmanager
+
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        @contextmanager
+        def shown() -> Any:
+            columns = (TextColumn("synthesize"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            with Progress(*columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True) as bar:
+                task = bar.add_task("", total=None)
+                yield lambda done, total, result: bar.update(task, completed=done, total=total, description=result.name)
+        return shown()
+
+    def error(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+def main() -> None:
+    """Entry point: a `CompileError` is one sentence on stderr and exit code 2."""
+    try:
+        cli(standalone_mode=False)
+    except CompileError as e:
+        click.echo(f"hwcompile: {e}", err=True)
+        sys.exit(2)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -37,8 +37,9 @@ from ..ir.ops import (
     Sub,
     Transpose,
 )
+from ..ir.rounding import Overflow, Rounding, round_ratio
 from ..ir.scalar import Code, ScalarBuilder, ScalarGraph, ScalarOutput
-from ..ir.types import Fixed, Int64, Tensor
+from ..ir.types import MAX_BITS, Fixed, Int64, Tensor
 from .adder_graph import AdderGraph, intervals
 from .layers import layers
 from .solver import solve
@@ -228,10 +229,17 @@ class _Unroller:
             wires = pairs + wires[len(pairs) * 2:]
         return wires[0]
 
+    def zero_like(self, x: Wire, y: Wire) -> Wire:
+        """x, counted as y is where x is the constant 0, which has no grid of its own."""
+        if self.constant_value(x) != 0 or self.constant_value(y) == 0:
+            return x
+        return x[0], int(self.fixed(y).exp) - int(self.builder.fixed(x[0]).exp), 1
+
     def extreme(self, x: Wire, y: Wire, largest: bool) -> Wire:
         """max(x, y), or min; nothing where the intervals decide."""
         if x == y:
             return x
+        x, y = self.zero_like(x, y), self.zero_like(y, x)
         s, t = self.fixed(x)._aligned(self.fixed(y))  # pyright: ignore[reportPrivateUsage]
         if s.lo >= t.hi:
             return x if largest else y
@@ -378,10 +386,29 @@ def _quantize(u: _Unroller, node: Node, x: Wires) -> Wires:
         elif new_exp <= exp and new_lo == lo << exp - new_exp and new_hi == hi << exp - new_exp:
             result.append(wire)  # neither rounds nor limits anything
         else:
-            one = u.scalar_op(("quantize", to_lo, to_hi, to_exp, op.rounding, op.overflow),
-                              lambda a=to_lo, b=to_hi, e=to_exp: Quantize(Fixed(a, b, e), op.rounding, op.overflow))
-            result.append(_applied(u, one, wire, Fixed(new_lo, new_hi, new_exp)))
+            to = Fixed(to_lo, to_hi, to_exp)
+            result.append(_quantized(u, wire, Fixed(lo, hi, exp), to, op, Fixed(new_lo, new_hi, new_exp)))
     return Wires.of(result, node.type.shape)
+
+
+def _quantized(u: _Unroller, wire: Wire, before: Fixed, to: Fixed, op: Quantize, after: Fixed) -> Wire:
+    """One row, or two if it both rounds and limits: a register may then come between."""
+    by = int(to.exp) - int(before.exp)
+    rounding = op.rounding
+    if by > 0 and rounding is not Rounding.TRN:
+        lo, hi = (int(round_ratio(int(n), 1 << min(by, MAX_BITS), rounding)) for n in (before.lo, before.hi))
+        if (lo, hi) != (after.lo, after.hi):
+            wire = _one_quantize(u, wire, Fixed(lo, hi, int(to.exp)), rounding, Overflow.SAT, Fixed(lo, hi, int(to.exp)))
+            rounding = Rounding.TRN
+    return _one_quantize(u, wire, to, rounding, op.overflow, after)
+
+
+def _one_quantize(u: _Unroller, wire: Wire, to: Fixed, rounding: Rounding, overflow: Overflow, after: Fixed) -> Wire:
+    if u.builder.is_constant(wire[0]):  # already, or after rounding
+        t, op = Tensor((), u.fixed(wire)), Quantize(to, rounding, overflow)
+        return u.constant(int(op.evaluate(t, [t], np.array([t.fixed.lo], np.int64))[0]), int(to.exp))
+    one = u.scalar_op(("quantize", to.lo, to.hi, to.exp, rounding, overflow), lambda: Quantize(to, rounding, overflow))
+    return _applied(u, one, wire, after)
 
 
 def _applied(u: _Unroller, op: Quantize | Lookup, wire: Wire, result: Fixed) -> Wire:
@@ -461,8 +488,8 @@ _RULES: dict[type[Op], Callable[..., Wires]] = {
 
 
 def _only_live(scalar: ScalarGraph, wires: list[Wires]) -> Unrolled:
-    """Drops the rows that no output reads; inputs stay."""
-    live = scalar.code == Code.INPUT
+    """Drops the rows that no output reads; inputs stay, and constants, which cost nothing and which proofs need."""
+    live = (scalar.code == Code.INPUT) | (scalar.code == Code.CONSTANT)
     for o in scalar.outputs:
         live[o.rows] = True
     a, b, alive = scalar.a.tolist(), scalar.b.tolist(), live.tolist()

@@ -194,13 +194,13 @@ def cache_folder(kind: str) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "hwcompile" / kind
 
 
-def write_atomic(path: Path, text: str) -> bool:
-    """Write `text` so that no reader ever sees half of it; False where the place cannot be written (as for a cache)."""
+def write_atomic(path: Path, content: str | bytes) -> bool:
+    """Write `content` so that no reader ever sees half of it; False where the place cannot be written (as for a cache)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     except OSError:
         return False

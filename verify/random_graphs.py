@@ -144,6 +144,8 @@ def _concat(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
     t = b.type(x)
     y = _narrow(rng, b, nodes[rng.integers(len(nodes))])
     other = b.add(Gather(rng.integers(0, b.type(y).size, t.shape)), y)
+    if any(np.array_equal(f.lo, f.hi) for f in (t.fixed, b.type(other).fixed)):
+        raise CompileError("concat", "operands must vary")
     return b.add(Concat(int(rng.integers(len(t.shape)))), x, other)
 
 

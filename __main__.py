@@ -1,0 +1,6 @@
+"""``python -m hwcompile`` is the `hwcompile` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""C++ identifiers: unique, legal, and as near to the names of the graph as that allows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+__all__ = ["Names"]
+
+_RESERVED = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const constexpr
+const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false float for
+friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
+public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template this
+thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
+main std linux unix EOF NULL ap_int ap_uint ap_fixed ap_ufixed
+from_raw raw_of rescaled quantized total sum k
+""".split()
+
+
+@dataclass
+class Names:
+    """Hands out identifiers, each once."""
+
+    used: dict[str, None] = field(default_factory=lambda: dict.fromkeys(_RESERVED))
+
+    def new(self, wanted: str, otherwise: str = "") -> str:
+        """`wanted` made legal; where it is taken, `wanted` + `otherwise`, then with a number."""
+        base = re.sub(r"[^A-Za-z0-9_]", "_", wanted)
+        base = base if base[:1].isalpha() else f"n{base}"
+        candidates = [base, base + otherwise] if otherwise else [base]
+        name = next((c for c in candidates if c not in self.used), "")
+        number = 2
+        while not name:
+            candidate = f"{candidates[-1]}_{number}"
+            name = "" if candidate in self.used else candidate
+            number += 1
+        self.used[name] = None
+        return name

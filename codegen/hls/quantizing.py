@@ -1,0 +1,122 @@
+"""How a quantizer is written: a plain assignment, an ap_fixed cast with modes, or an explicit element-wise formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir.ops import Quantize
+from ...ir.rounding import Overflow
+from ...ir.types import Int64, Tensor
+from .grids import Grid, natural
+
+__all__ = ["Cast", "Elementwise", "realised"]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The quantizer is the assignment to this type; `modes` is empty where it loses nothing."""
+
+    target: Grid
+    modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Drop `drop` low bits (add zeros where negative), bring into lo..hi, shift left by `place`: one each per element.
+
+    `width` bits hold every intermediate.
+    """
+
+    drop: Int64
+    lo: Int64
+    hi: Int64
+    place: Int64
+    width: int
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the quantizer does to each element, flat: its target, and which of its parts can act."""
+
+    lo: Int64
+    hi: Int64
+    exp: Int64
+    rounds: Int64
+    clips_low: Int64
+    clips_high: Int64
+    x: Tensor
+
+    @property
+    def acts(self) -> Int64:
+        return self.rounds | self.clips_low | self.clips_high
+
+
+def realised(op: Quantize, x: Tensor, source: Grid, result: Tensor, grid: Grid) -> Cast | Elementwise:
+    """The simplest exact form; `source` and `grid` are the C++ types of operand and result."""
+    facts = _facts(op, x)
+    if not facts.acts.any():
+        return Cast(grid, ())
+    cast = _cast(op, facts, grid)
+    return cast or _elementwise(op, facts, source, result, grid)
+
+
+def _facts(op: Quantize, x: Tensor) -> _Facts:
+    x_lo, x_hi, x_exp = x.flat()
+    lo, hi, exp = (f.reshape(-1) for f in op.to.arrays(x.shape))
+    if op.overflow is Overflow.SAT_SYM:
+        lo = np.where(lo < 0, np.maximum(lo, -hi), lo)
+    low, high = (np.broadcast_to(op.rounded(np.asarray(n), x), x.shape).reshape(-1) for n in (x.fixed.lo, x.fixed.hi))
+    rounds = (exp > x_exp) & ((x_lo != 0) | (x_hi != 0))
+    return _Facts(lo, hi, exp, rounds, low < lo, high > hi, x)
+
+
+def _cast(op: Quantize, facts: _Facts, grid: Grid) -> Cast | None:
+    """An ap_fixed type whose assignment equals the quantizer on every reachable value, if there is one."""
+    active = np.flatnonzero(facts.acts)
+    exps = np.unique(facts.exp[active])
+    ends = [np.unique(end[which]) for end, which in ((facts.lo, facts.clips_low), (facts.hi, facts.clips_high))]
+    if len(exps) != 1 or any(len(e) > 1 for e in ends):
+        return None
+    exp = int(exps[0])
+    if grid.exp < exp:  # some element that the quantizer leaves alone is finer than this type
+        return None
+    wide = Grid(grid.lo << (grid.exp - exp), grid.hi << (grid.exp - exp), exp)
+    for signed in (wide.signed, True):
+        target = _full_range(wide, signed, *(int(e[0]) if len(e) else None for e in ends))
+        if target is not None:
+            modes = (f"AP_{op.rounding.value}", f"AP_{op.overflow.value}")
+            needed = modes if any(len(e) for e in ends) else modes[:1]
+            symmetric = op.overflow is Overflow.SAT_SYM and target.signed
+            if not symmetric and natural(target) or symmetric and target.lo == -target.hi:
+                return Cast(_natural_hull(target), needed)
+    return None
+
+
+def _full_range(wide: Grid, signed: bool, low: int | None, high: int | None) -> Grid | None:
+    """The range of a C++ type that ends where the quantizer clips and holds all results; None if there is none."""
+    hull = Grid(min(wide.lo, -1 if signed else 0), wide.hi, wide.exp)
+    bits = hull.width - hull.signed
+    full_low, full_high = (-(1 << bits) if signed else 0), (1 << bits) - 1
+    if high is not None and high != full_high:
+        return None
+    if low is not None and low not in (full_low, -full_high):
+        return None
+    return Grid(full_low if low is None else low, full_high, wide.exp)
+
+
+def _natural_hull(target: Grid) -> Grid:
+    return Grid(-target.hi - 1 if target.signed else 0, target.hi, target.exp)
+
+
+def _elementwise(op: Quantize, facts: _Facts, source: Grid, result: Tensor, grid: Grid) -> Elementwise:
+    lo, hi, exp = result.flat()
+    x_lo, x_hi, _ = facts.x.flat()
+    silent = (x_lo == 0) & (x_hi == 0)
+    # Beyond the operand's width all bits are dropped alike: only the sign is left.
+    drop = np.where(silent, 0, np.minimum(facts.exp - source.exp, source.width + 1))
+    place = np.where((lo == 0) & (hi == 0), 0, exp - grid.exp)
+    most = max(abs(int(facts.lo.min())), abs(int(facts.hi.max())), abs(int(facts.lo.max())), abs(int(facts.hi.min())))
+    width = max(source.width + int(np.max(-drop, initial=0)), int(np.max(drop)) + 1, grid.width, most.bit_length()) + 3
+    return Elementwise(drop, facts.lo, facts.hi, place, width)

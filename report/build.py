@@ -1,0 +1,100 @@
+"""Makes a Report from what a compilation knows; computes widths and shapes, measures nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir.graph import Graph
+from ..ir.ops import Constant, Input, Linear
+from ..ir.types import Tensor, bit_length
+from .model import LayerReport, Report, Resources, Timing
+
+__all__ = ["build_report"]
+
+
+def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[Any], costs: Any, calibration: Any,
+                 found: Mapping[str, Any], stages: Sequence[tuple[str, float]], version: str) -> Report:
+    """The report of `graph` on `device`.
+
+    `layers`: name, nodes, inputs and outputs of each layer. `costs`: the estimate with its layers, or None. `found`:
+    results of verification, deviation, accuracy and synthesis by name, where they have run.
+    """
+    synthesis = found.get("synthesis", {})
+    estimates = {e.name: e for e in costs.layers} if costs else {}
+    rows = tuple(_layer(graph, x, estimates.get(x.name), synthesis.get(x.name)) for x in layers)
+    whole = synthesis.get(next(reversed(synthesis))) if synthesis else None
+    timing = None
+    if costs is not None:
+        fmax = 1000 / (costs.path_ns + device.delay_ns.clock_to_q + device.delay_ns.setup) * (1 - device.margin.rtl) \
+            if costs.path_ns else 1000 / clock_ns
+        timing = Timing(clock_ns, costs.latency_cycles, 1, fmax)
+    have = device.resources
+    return Report(
+        graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram), timing, rows,
+        _resources(costs) if costs else None, _synthesised(whole), getattr(whole, "tool", "") if whole else "",
+        _ports(graph), tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
+        dataclasses.asdict(found["deviation"]) if found.get("deviation") else None,
+        dataclasses.asdict(calibration) if calibration else None, found.get("accuracy"),
+        tuple((n.name, n.op.name, tuple(graph.nodes[i].name for i in n.operands)) for n in graph.nodes),
+        tuple((name, seconds) for name, seconds in stages))
+
+
+def _resources(e: Any) -> Resources:
+    return Resources(float(e.lut), float(e.ff), float(e.dsp), float(e.bram))
+
+
+def _synthesised(s: Any) -> Resources | None:
+    if s is None or not hasattr(s, "lut"):
+        return None
+    return Resources(float(s.lut), float(s.ff), float(s.dsp), float(s.bram), float(s.carry))
+
+
+def _engine(result: Any) -> dict[str, Any]:
+    return {"engine": result.engine, "vectors": result.vectors, "mismatches": result.mismatches, "seconds": result.seconds,
+            "note": result.note, "first": str(result.first) if result.first else ""}
+
+
+def _widest(t: Tensor) -> int:
+    return int(np.max(np.asarray(t.fixed.width), initial=0))
+
+
+def _shape(graph: Graph, nodes: Sequence[int]) -> str:
+    return " + ".join("x".join(map(str, graph.nodes[i].type.shape)) or "1" for i in nodes)
+
+
+def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerReport:
+    own = [graph.nodes[i] for i in layer.nodes if not isinstance(graph.nodes[i].op, Constant)]
+    linear = [n for n in own if isinstance(n.op, Linear)]
+    weights = [n.op.weights for n in linear if isinstance(n.op, Linear)]
+    outputs = [graph.nodes[i].type for i in layer.outputs]
+    widths = np.concatenate([np.broadcast_to(np.asarray(t.fixed.width), t.shape).reshape(-1) for t in outputs]) if outputs else np.zeros(0, int)
+    bits, counts = np.unique(widths, return_counts=True)
+    return LayerReport(
+        layer.name, " ".join(n.op.name for n in own), _shape(graph, layer.inputs), _shape(graph, layer.outputs),
+        sum(int(np.count_nonzero(w)) * (n.type.size // max(n.type.shape[-1], 1)) for w, n in zip(weights, linear)),
+        sum(int(np.count_nonzero(w)) for w in weights),
+        max((int(np.max(np.asarray(bit_length(np.abs(w))), initial=0)) + bool((w < 0).any()) for w in weights), default=0),
+        max((_widest(n.type) for n in linear), default=0), max((_widest(t) for t in outputs), default=0),
+        {str(int(b)): int(c) for b, c in zip(bits, counts)}, int(estimate.operations) if estimate else 0,
+        _resources(estimate) if estimate else None, _synthesised(synthesis),
+        getattr(synthesis, "sentence", "") if synthesis is not None and not hasattr(synthesis, "lut") else "")
+
+
+def _ports(graph: Graph) -> tuple[dict[str, Any], ...]:
+    """Inputs and outputs: shape, type and what their integers mean."""
+    found: list[dict[str, Any]] = []
+    for kind, name, t, real in [("input", graph.nodes[i].name, graph.nodes[i].type, _meaning(graph.nodes[i].op)) for i in graph.inputs] + \
+            [("output", o.name, graph.nodes[o.node].type, o.real) for o in graph.outputs]:
+        hull = t.fixed.hull()
+        found.append({"kind": kind, "name": name, "shape": list(t.shape), "type": hull.ap_fixed, "uniform": t.fixed.uniform,
+                      "bits": int(np.sum(np.broadcast_to(np.asarray(t.fixed.width), t.shape))),
+                      "scaled": real is not None and not real.is_identity})
+    return tuple(found)
+
+
+def _meaning(op: object) -> Any:
+    return op.real if isinstance(op, Input) else None
