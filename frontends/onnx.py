@@ -154,6 +154,10 @@ def read_onnx(source: str | Path | bytes | Any) -> RealModel:
 
 def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int) -> None:
     where = f"{node.name or (node.output[0] if node.output else '')} ({node.op_type})"
+    operands = [values.get(i) for i in node.input if i]
+    if node.op_type not in OPERATORS and operands and all(isinstance(v, Const) for v in operands):
+        values[node.output[0]] = _folded(node, where, [v.values for v in operands if isinstance(v, Const)], opset)
+        return
     reader = OPERATORS.get(node.op_type)
     if reader is None or node.domain not in ("", "ai.onnx", *_QUANT_DOMAINS):
         domain = f" of domain '{node.domain}'" if node.domain else ""
@@ -171,6 +175,23 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
         result = Ref(result.index, codes)
     if node.output:
         values[node.output[0]] = result
+
+
+def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> Const:
+    """An operator of the standard on constants alone, by the standard's own reference evaluation."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    names = [i for i in node.input if i]
+    inputs = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in zip(names, operands)]
+    outputs = [onnx.helper.make_value_info(node.output[0], onnx.TypeProto())]
+    graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
+    try:
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        return Const(np.asarray(ReferenceEvaluator(model).run([node.output[0]], dict(zip(names, operands)))[0]))
+    except Exception as e:  # whatever the evaluator raises, the operator is one we do not read
+        raise CompileError(where, f"cannot be folded to a constant ({type(e).__name__}: {e})",
+                           f"supported on data: {', '.join(sorted(OPERATORS))}") from None
 
 
 _LAYOUT = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
@@ -339,11 +360,12 @@ def _resolved(c: Context, wanted: Sequence[int], size: int, batched: bool) -> tu
         if not target:
             raise c.error("cannot drop the batch axis")
         rest = target[1:]
-        if target[0] not in (-1, 0, 1) or target.count(-1) > 1:
-            raise c.error(f"the target {target} must keep the batch axis in front")
-        if target[0] == -1 or -1 not in rest:
-            return tuple(rest)
         known = math.prod(n for n in rest if n != -1)
+        whole = -1 not in rest and known == size      # then the first axis can only be the batch, whatever its number
+        if not (whole or target[0] in (-1, 0, 1)) or target.count(-1) > 1 and target[0] != -1:
+            raise c.error(f"the target {target} must keep the batch axis in front")
+        if -1 not in rest:
+            return tuple(rest)
         if not known or size % known:
             raise c.error(f"{size} values cannot take the shape {target}")
         return tuple(size // known if n == -1 else n for n in rest)
@@ -360,6 +382,13 @@ def _reshape(c: Context) -> Value:
     if not allow_zero:
         wanted = wanted[:1] + [shape[k] if n == 0 and k < len(shape) else n for k, n in enumerate(wanted[1:])]
     return c.add(Reshape(_resolved(c, wanted, math.prod(shape), True)), x.index)
+
+
+def _shape_of(c: Context) -> Value:
+    """The shape as a constant, with -1 for the batch axis, as a reshape wants it back."""
+    x = c.operand(0)
+    full = x.values.shape if isinstance(x, Const) else (-1, *c.shape(x))
+    return Const(np.array(full[c.attribute("start", 0):c.attribute("end", None)], np.int64))
 
 
 def _flatten(c: Context) -> Value:
@@ -629,7 +658,7 @@ OPERATORS: dict[str, Callable[[Context], Value]] = {
     "Sigmoid": lambda c: c.add(Function("sigmoid"), c.data(0)),
     "Tanh": lambda c: c.add(Function("tanh"), c.data(0)),
     "Softmax": _softmax,
-    "Flatten": _flatten, "Reshape": _reshape, "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
+    "Flatten": _flatten, "Shape": _shape_of, "Reshape": _reshape, "Transpose": _transpose, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
     "Concat": _concat, "Identity": _identity, "Dropout": _dropout, "Constant": _constant, "Cast": _cast,
     "Quant": _quant, "IntQuant": _quant, "BipolarQuant": _bipolar, "Trunc": _trunc,
     "QuantizeLinear": _quantize_linear, "DequantizeLinear": _dequantize_linear,

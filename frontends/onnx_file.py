@@ -128,8 +128,6 @@ def input_shape(tensor: Any) -> tuple[int, ...]:
     if any(not isinstance(d, int) or d <= 0 for d in dims[1:]):
         raise CompileError(f"input {tensor.name}", f"only the first axis may be dynamic, not {dims}",
                            "export the model with fixed shapes")
-    if isinstance(dims[0], int) and dims[0] > 1:
-        raise CompileError(f"input {tensor.name}", f"the batch axis must be 1 or dynamic, not {dims[0]}", "export with batch 1")
     if math.prod(dims[1:]) >= 1 << 24:
         raise CompileError(f"input {tensor.name}", f"at most 2**24 values per event, not {dims[1:]}")
     return tuple(int(d) for d in dims[1:])

@@ -30,7 +30,7 @@ def bit_length(n: IntLike) -> IntLike:
     """
     if isinstance(n, int):
         return n.bit_length()
-    rest, bits = n.copy(), np.zeros(n.shape, np.int64)
+    rest, bits = np.array(n), np.zeros(np.shape(n), np.int64)
     for step in (32, 16, 8, 4, 2, 1):
         big = rest >= (1 << step)
         bits[big] += step

@@ -81,7 +81,9 @@ _Wire = tuple[int, int, int]
 _Form = tuple[list[int] | np.ndarray, int]  # coefficients of the operand rows' integers, and a constant
 
 
-def _prove_position(p: _Program, op: Linear, operands: Sequence[_Wire], results: Sequence[_Wire], exps: Sequence[int]) -> list[str]:
+def _prove_position(
+    p: _Program, op: Linear, operands: Sequence[_Wire], results: Sequence[_Wire], exps: Sequence[int]
+) -> list[str]:
     leaves = list(dict.fromkeys(row for row, _, _ in operands if row >= 0 and p.code[row] != Code.CONSTANT))
     place = {row: k for k, row in enumerate(leaves)}
     low = np.array([p.lo[r] for r in leaves], object)
@@ -138,7 +140,9 @@ def _row_form(p: _Program, row: int, forms: dict[int, _Form], place: dict[int, i
     if left_b < 0:
         return None
     sign = _SUMS[Code(code)]
-    return (np.asarray(a) << left_a) + sign * (np.asarray(b) << left_b), (constant_a << left_a) + sign * (constant_b << left_b)
+    return (np.asarray(a) << left_a) + sign * (np.asarray(b) << left_b), (constant_a << left_a) + sign * (
+        constant_b << left_b
+    )
 
 
 def _outside(p: _Program, row: int, form: _Form, low: np.ndarray, high: np.ndarray) -> list[str]:
@@ -151,8 +155,15 @@ def _outside(p: _Program, row: int, form: _Form, low: np.ndarray, high: np.ndarr
     return [f"row {row} reaches {lowest}..{highest} and its width holds only {p.lo[row]}..{p.hi[row]}"]
 
 
-def _is_column(p: _Program, forms: dict[int, _Form], place: dict[int, int], operands: Sequence[_Wire], column: Sequence[int],
-               exp: int, result: _Wire) -> bool:
+def _is_column(
+    p: _Program,
+    forms: dict[int, _Form],
+    place: dict[int, int],
+    operands: Sequence[_Wire],
+    column: Sequence[int],
+    exp: int,
+    result: _Wire,
+) -> bool:
     """sign * row * 2**shift must be the sum of weight * operand * 2**exp, with all powers of two made whole."""
     row, shift, sign = result
     own = p.exp[row] + shift

@@ -113,8 +113,9 @@ def _same_shape(rng: np.random.Generator, builder: Builder, x: int, nodes: list[
 
 
 def _binary(op: Callable[[], Add | Sub | Mul | Maximum | Minimum]):
-    return lambda rng, b, x, nodes: b.add(op(), *(
-        (x, _same_shape(rng, b, x, nodes)) if rng.random() < 0.5 else (_same_shape(rng, b, x, nodes), x)))
+    return lambda rng, b, x, nodes: b.add(
+        op(), *((x, _same_shape(rng, b, x, nodes)) if rng.random() < 0.5 else (_same_shape(rng, b, x, nodes), x))
+    )
 
 
 def _linear(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
@@ -132,7 +133,9 @@ def _lookup(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
     if last - first > 500:
         return x
     shape = t.shape if rng.random() < 0.5 else ()
-    return b.add(Lookup(rng.integers(-100, 100, (*shape, last - first + 3)), first - 1, int(np.min(t.fixed.exp)), -3), x)
+    return b.add(
+        Lookup(rng.integers(-100, 100, (*shape, last - first + 3)), first - 1, int(np.min(t.fixed.exp)), -3), x
+    )
 
 
 def _reshape(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
@@ -150,7 +153,8 @@ def _concat(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
 
 
 _MAKERS: tuple[Callable[..., int], ...] = (
-    _binary(Add), _binary(Sub), _binary(Mul), _binary(Maximum), _binary(Minimum), _linear, _linear, _lookup, _reshape, _concat,
+    _binary(Add), _binary(Sub), _binary(Mul), _binary(Maximum), _binary(Minimum),
+    _linear, _linear, _lookup, _reshape, _concat,
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(Neg(), x),
@@ -169,6 +173,6 @@ def random_inputs(graph: Graph, rng: np.random.Generator, events: int) -> dict[s
         lo, hi, _ = node.type.arrays()
         x = rng.integers(lo, hi, (events, *node.type.shape), endpoint=True)
         ends = rng.random((min(events, 8), *node.type.shape)) < 0.5
-        x[:len(ends)] = np.where(ends, lo, hi)
+        x[: len(ends)] = np.where(ends, lo, hi)
         data[node.name] = x
     return data

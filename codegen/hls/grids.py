@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.ops import Linear, Op, ReduceSum
 from ...ir.types import Int64, Tensor
 
-__all__ = ["Grid", "common_grid", "grid_of", "natural", "places"]
+__all__ = ["Grid", "common_grid", "grid_of", "places"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,6 @@ def common_grid(lo: Int64, hi: Int64, exp: Int64, zeros: bool = False) -> Grid:
 def grid_of(op: Op, t: Tensor) -> Grid:
     """The grid of a node's result. Sums keep the exponents of elements that come out as 0: their terms have them."""
     return common_grid(*t.flat(), zeros=isinstance(op, Linear | ReduceSum))
-
-
-def natural(grid: Grid) -> bool:
-    """The interval is all that the C++ type holds."""
-    low = -(1 << (grid.width - 1)) if grid.signed else 0
-    return grid.lo == low and grid.hi == low + (1 << grid.width) - 1
 
 
 def places(t: Tensor, grid: Grid) -> Int64:

@@ -14,7 +14,7 @@ friend goto if inline int long mutable namespace new noexcept not not_eq nullptr
 public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template this
 thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
 main std linux unix EOF NULL ap_int ap_uint ap_fixed ap_ufixed
-from_raw raw_of rescaled quantized total sum k
+from_raw raw_of rescaled rounded quantized total largest k i i0 i1 i2 i3 i4 i5 i6 i7
 """.split()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from ...ir.graph import Graph
 from ...ir.ops import (
     Add,
@@ -24,7 +26,7 @@ from ...ir.ops import (
     Sub,
 )
 from ..layers import layers
-from .grids import Grid, grid_of
+from .grids import Grid, common_grid, grid_of
 from .names import Names
 
 __all__ = ["ELEMENTWISE", "Function", "Nest", "Plan", "plan"]
@@ -60,6 +62,7 @@ class Plan:
     """Everything the writers agree on. `storage[i]` owns the array of node i: itself, or what a reshape is made of."""
 
     graph: Graph
+    taken: Names                        # for identifiers still to come
     top: str
     functions: tuple[Function, ...]
     storage: tuple[int, ...]
@@ -68,10 +71,17 @@ class Plan:
     ports: tuple[str, ...]              # one per output of the graph
     direct: tuple[bool, ...]            # the output's port is the array itself: nothing else reads it
     tables: dict[int, str]              # the table of a Constant, Linear or Lookup
+    weight_types: dict[int, str]        # typedef of a Linear's weights
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
         return tuple(grid_of(n.op, n.type) for n in self.graph.nodes)
+
+    def weight_grid(self, i: int) -> Grid:
+        """The grid of a Linear's weights."""
+        op = self.graph.nodes[i].op
+        assert isinstance(op, Linear)
+        return common_grid(op.weights, op.weights, np.asarray(op.exp, np.int64))
 
 
 def plan(graph: Graph) -> Plan:
@@ -90,7 +100,8 @@ def plan(graph: Graph) -> Plan:
     words = {Constant: "", Linear: "_weights", Lookup: "_table"}
     tables = {i: names.new(of_node[i] + words[type(n.op)], "_values")
               for i, n in enumerate(graph.nodes) if type(n.op) in words}
-    return Plan(graph, top, found, storage, of_node, types, ports, direct, tables)
+    weight_types = {i: names.new(f"{tables[i]}_t") for i in tables if isinstance(graph.nodes[i].op, Linear)}
+    return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types)
 
 
 def _identifiers(graph: Graph, storage: tuple[int, ...], direct: tuple[bool, ...], names: Names) -> tuple[str, ...]:

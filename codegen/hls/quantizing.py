@@ -9,7 +9,7 @@ import numpy as np
 from ...ir.ops import Quantize
 from ...ir.rounding import Overflow
 from ...ir.types import Int64, Tensor
-from .grids import Grid, natural
+from .grids import Grid
 
 __all__ = ["Cast", "Elementwise", "realised"]
 
@@ -74,40 +74,35 @@ def _facts(op: Quantize, x: Tensor) -> _Facts:
 
 def _cast(op: Quantize, facts: _Facts, grid: Grid) -> Cast | None:
     """An ap_fixed type whose assignment equals the quantizer on every reachable value, if there is one."""
-    active = np.flatnonzero(facts.acts)
-    exps = np.unique(facts.exp[active])
-    ends = [np.unique(end[which]) for end, which in ((facts.lo, facts.clips_low), (facts.hi, facts.clips_high))]
-    if len(exps) != 1 or any(len(e) > 1 for e in ends):
-        return None
-    exp = int(exps[0])
-    if grid.exp < exp:  # some element that the quantizer leaves alone is finer than this type
-        return None
-    wide = Grid(grid.lo << (grid.exp - exp), grid.hi << (grid.exp - exp), exp)
-    for signed in (wide.signed, True):
-        target = _full_range(wide, signed, *(int(e[0]) if len(e) else None for e in ends))
-        if target is not None:
-            modes = (f"AP_{op.rounding.value}", f"AP_{op.overflow.value}")
-            needed = modes if any(len(e) for e in ends) else modes[:1]
-            symmetric = op.overflow is Overflow.SAT_SYM and target.signed
-            if not symmetric and natural(target) or symmetric and target.lo == -target.hi:
-                return Cast(_natural_hull(target), needed)
+    clips = facts.clips_low | facts.clips_high
+    low_side, high_side = (clips, clips) if op.overflow is Overflow.WRAP else (facts.clips_low, facts.clips_high)
+    exps = np.unique(facts.exp[facts.acts])
+    lows, highs = np.unique(facts.lo[low_side]), np.unique(facts.hi[high_side])
+    if len(exps) != 1 or len(lows) > 1 or len(highs) > 1 or grid.exp < exps[0]:
+        return None  # the last: some element that the quantizer leaves alone is finer than this type
+    by = grid.exp - int(exps[0])
+    results = Grid(grid.lo << by, grid.hi << by, int(exps[0]))
+    low, high = (int(e[0]) if len(e) else None for e in (lows, highs))
+    for signed in (False, True) if results.lo >= 0 else (True,):
+        found = _matching(op.overflow, results, signed, low, high)
+        if found is not None:
+            target, overflow = found
+            return Cast(target, (f"AP_{op.rounding.value}", *([f"AP_{overflow.value}"] if clips.any() else [])))
     return None
 
 
-def _full_range(wide: Grid, signed: bool, low: int | None, high: int | None) -> Grid | None:
-    """The range of a C++ type that ends where the quantizer clips and holds all results; None if there is none."""
-    hull = Grid(min(wide.lo, -1 if signed else 0), wide.hi, wide.exp)
+def _matching(overflow: Overflow, results: Grid, signed: bool, low: int | None, high: int | None) -> tuple[Grid, Overflow] | None:
+    """The C++ type that holds `results` and ends where the quantizer clips (None: it does not), and its mode."""
+    hull = Grid(min(results.lo, -1 if signed else 0), results.hi, results.exp)
     bits = hull.width - hull.signed
-    full_low, full_high = (-(1 << bits) if signed else 0), (1 << bits) - 1
-    if high is not None and high != full_high:
+    target = Grid(-(1 << bits) if signed else 0, (1 << bits) - 1, results.exp)
+    if high not in (None, target.hi):
         return None
-    if low is not None and low not in (full_low, -full_high):
-        return None
-    return Grid(full_low if low is None else low, full_high, wide.exp)
-
-
-def _natural_hull(target: Grid) -> Grid:
-    return Grid(-target.hi - 1 if target.signed else 0, target.hi, target.exp)
+    saturates = overflow in (Overflow.SAT, Overflow.SAT_SYM)
+    if low in (None, target.lo):
+        return target, Overflow.SAT if saturates else overflow
+    symmetric = saturates and signed and bits > 0 and low == -target.hi and results.lo >= low
+    return (target, Overflow.SAT_SYM) if symmetric else None
 
 
 def _elementwise(op: Quantize, facts: _Facts, source: Grid, result: Tensor, grid: Grid) -> Elementwise:

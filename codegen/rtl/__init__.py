@@ -54,7 +54,9 @@ class Rtl:
     @property
     def sources(self) -> dict[str, str]:
         """The synthesizable files by path, without the test bench."""
-        return {path: text for path, text in self.project.files.items() if path.startswith("src/") and isinstance(text, str)}
+        return {
+            path: text for path, text in self.project.files.items() if path.startswith("src/") and isinstance(text, str)
+        }
 
 
 def check(graph: Graph, device: Device, clock_ns: float | None = None) -> list[str]:
@@ -64,7 +66,9 @@ def check(graph: Graph, device: Device, clock_ns: float | None = None) -> list[s
     for node in graph.nodes:
         where = f"{node.name} ({node.op.name})"
         if not isinstance(node.op, SUPPORTED):
-            found.append(str(CompileError(where, "has no rule in the rtl backend", "run the pipeline 'hardware' first")))
+            found.append(
+                str(CompileError(where, "has no rule in the rtl backend", "run the pipeline 'hardware' first"))
+            )
         elif isinstance(node.op, Linear):
             positions = node.type.size // max(node.type.shape[-1], 1)
             products += positions * int(np.count_nonzero(node.op.weights))
@@ -82,8 +86,15 @@ def check(graph: Graph, device: Device, clock_ns: float | None = None) -> list[s
     return found
 
 
-def emit(graph: Graph, device: Device, clock_ns: float | None = None, *, register_inputs: bool = False,
-         register_outputs: bool = True, golden: Mapping[str, Int64] | None = None) -> Rtl:
+def emit(
+    graph: Graph,
+    device: Device,
+    clock_ns: float | None = None,
+    *,
+    register_inputs: bool = False,
+    register_outputs: bool = True,
+    golden: Mapping[str, Int64] | None = None,
+) -> Rtl:
     """The Verilog project of `graph`, which has been through the pipeline "hardware", for a clock (the device's own by
     default).
 
@@ -97,7 +108,9 @@ def emit(graph: Graph, device: Device, clock_ns: float | None = None, *, registe
         where, _, rule = refused[0].partition(": ")
         raise CompileError(where, rule)
     unrolled = unroll_nodes(graph)
-    stages = pipeline(unrolled.scalar, device, clock, register_inputs=register_inputs, register_outputs=register_outputs)
+    stages = pipeline(
+        unrolled.scalar, device, clock, register_inputs=register_inputs, register_outputs=register_outputs
+    )
     top = identifier(graph.name)
     inputs, outputs = _ports(graph, top)
     text = verilog(unrolled.scalar, stages, top, inputs, outputs)
@@ -122,4 +135,4 @@ def _ports(graph: Graph, top: str) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
         name_in_verilog = identifier(name, tuple(taken))
         taken[name_in_verilog] = None
         found.append(port(name, name_in_verilog, t))
-    return tuple(found[:len(graph.inputs)]), tuple(found[len(graph.inputs):])
+    return tuple(found[: len(graph.inputs)]), tuple(found[len(graph.inputs) :])

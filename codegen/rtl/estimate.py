@@ -30,7 +30,7 @@ class LayerEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The layers, and their sum with the registers of the ports and the valid bits. Tables are in LUTs (no block RAM)."""
+    """The layers, and their sum with the registers of ports and valid bits. Tables are in LUTs (no block RAM)."""
 
     layers: tuple[LayerEstimate, ...]
     lut: float
@@ -52,10 +52,26 @@ def estimate(scalar: ScalarGraph, pipeline: Pipeline, device: Device, clock_ns: 
         own = np.flatnonzero((scalar.group == group) & work)
         if len(own):
             stages = pipeline.stage[own]
-            layers.append(LayerEstimate(
-                name, len(own), float(cost.lut[own].sum()), int(registers[own].sum()), int(cost.dsp[own].sum()),
-                float(cost.bram[own].sum()), int(stages.min()), int(stages.max())))
+            layers.append(
+                LayerEstimate(
+                    name,
+                    len(own),
+                    float(cost.lut[own].sum()),
+                    int(registers[own].sum()),
+                    int(cost.dsp[own].sum()),
+                    float(cost.bram[own].sum()),
+                    int(stages.min()),
+                    int(stages.max()),
+                )
+            )
     latency = pipeline.latency_cycles
     return Estimate(
-        tuple(layers), sum(x.lut for x in layers), pipeline.register_bits + latency, sum(x.dsp for x in layers),
-        sum(x.bram for x in layers), latency, latency * clock_ns, pipeline.path_ns)
+        tuple(layers),
+        sum(x.lut for x in layers),
+        pipeline.register_bits + latency,
+        sum(x.dsp for x in layers),
+        sum(x.bram for x in layers),
+        latency,
+        latency * clock_ns,
+        pipeline.path_ns,
+    )

@@ -54,11 +54,15 @@ def extended(x: Operand, width: int) -> str:
     parts = []
     if room > x.width:
         pad = room - x.width
-        parts.append(f"{{{pad}{{{x.name}[{x.width - 1}]}}}}" if x.signed else f"{pad}'b0")
+        parts.append(_repeated(f"{x.name}[{x.width - 1}]", pad) if x.signed else f"{pad}'b0")
     parts.append(x.name if room >= x.width else f"{x.name}[{room - 1}:0]")
     if x.left:
         parts.append(f"{x.left}'b0")
     return parts[0] if len(parts) == 1 and room >= x.width else f"{{{', '.join(parts)}}}"
+
+
+def _repeated(bit: str, times: int) -> str:
+    return bit if times == 1 else f"{{{times}{{{bit}}}}}"
 
 
 def row_lines(code: Code, name: str, width: int, operands: list[Operand], declaration: str) -> list[str]:
@@ -77,8 +81,8 @@ def row_lines(code: Code, name: str, width: int, operands: list[Operand], declar
 def _extreme(largest: bool, name: str, width: int, operands: list[Operand], declaration: str) -> list[str]:
     x, y = sorted(operands, key=lambda o: not o.name)  # a constant comes second
     if not y.name and y.lo == 0:
-        kept = extended(x, width)
-        return [f"{declaration} = {x.sign} ? {f'{literal(0, width)} : {kept}' if largest else f'{kept} : {literal(0, width)}'};"]
+        choice = [literal(0, width), extended(x, width)]
+        return [f"{declaration} = {x.sign} ? {' : '.join(choice if largest else choice[::-1])};"]
     signed = x.signed or y.signed
     wide = max(o.width + o.left + (signed and not o.signed) for o in (x, y) if o.name)
     if not y.name:
@@ -105,7 +109,7 @@ def quantize_lines(name: str, width: int, x: Operand, op: Quantize, exp: int, de
     if q.wraps:
         return _wrapped(name, width, x, op, q, max(wide, width), declaration)
     if not limits:
-        return [*_grid_lines(name, width, x, op, q, declaration)]
+        return _grid_lines(name, width, x, op, q, declaration)
     inner = f"wire [{wide - 1}:0] {name}_r"
     return [*_grid_lines(f"{name}_r", wide, x, op, q, inner), f"{declaration} = {_limited(name, width, wide, op, q)};"]
 
@@ -130,8 +134,7 @@ def _slice(x: Operand, low: int, kept: int, width: int) -> str:
     """Bits from `low` up, sign-extended (or cut) to `width`."""
     if kept >= width:
         return f"{x.name}[{low + width - 1}:{low}]"
-    top = f"{x.name}[{x.width - 1}]" if x.signed else "1'b0"
-    return f"{{{{{width - kept}{{{top}}}}}, {x.name}[{x.width - 1}:{low}]}}"
+    return f"{{{_repeated(x.sign, width - kept)}, {x.name}[{x.width - 1}:{low}]}}"
 
 
 def _padded(bit: str, width: int) -> str:
@@ -176,7 +179,7 @@ def _above(r: str, wide: int, q: Quantizer) -> str:
     k = high.bit_length()
     if high >= 0 and high + 1 == 1 << k:
         top = wide - 1 - signed
-        return (f"(~{r}[{wide - 1}] & (|{r}[{top}:{k}]))" if signed else f"(|{r}[{top}:{k}])")
+        return f"(~{r}[{wide - 1}] & (|{r}[{top}:{k}]))" if signed else f"(|{r}[{top}:{k}])"
     if not signed:
         return f"({r} > {literal(high, wide)})"
     return f"($signed({r}) > $signed({literal(high, wide)}))"
@@ -219,15 +222,21 @@ def table_function(function: str, values: list[int], lo: int, width_in: int, wid
     """A function of the operand's bits; what the operand cannot be gives 0."""
     lines = [f"function [{width - 1}:0] {function};", f"  input [{width_in - 1}:0] x;"]
     if len(values) > CASE_ENTRIES:
-        joined = 0
         text = "".join(format(v & ((1 << width) - 1), f"0{width}b") for v in reversed(values))
         joined = int(text, 2)
         total = len(values) * width
         index = max(width_in, (len(values)).bit_length()) + 1
         pad = f"{{{index - width_in}{{x[{width_in - 1}]}}}}" if lo < 0 else f"{index - width_in}'b0"
-        return [f"localparam [{total - 1}:0] {function}_t = {total}'h{joined:x};", *lines, f"  reg [{index - 1}:0] k;", "  begin",
-                f"    k = {{{pad}, x}} - {literal(lo, index)};", f"    {function} = {function}_t[k * {width} +: {width}];",
-                "  end", "endfunction"]
+        return [
+            f"localparam [{total - 1}:0] {function}_t = {total}'h{joined:x};",
+            *lines,
+            f"  reg [{index - 1}:0] k;",
+            "  begin",
+            f"    k = {{{pad}, x}} - {literal(lo, index)};",
+            f"    {function} = {function}_t[k * {width} +: {width}];",
+            "  end",
+            "endfunction",
+        ]
     lines.append("  case (x)")
     for k, v in enumerate(values):
         lines.append(f"    {literal(lo + k, width_in)}: {function} = {literal(v, width)};")

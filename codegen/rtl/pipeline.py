@@ -28,8 +28,8 @@ _TIGHTENINGS = 8  # halvings of the interval in which the least period is search
 class Pipeline:
     """Stage of each row, and until which stage it is read: it passes ``last_use - stage`` registers.
 
-    `stages` are the pieces of logic; `latency_cycles` the registers between any input port and any output port (those of
-    the ports included, where they have any); `register_bits` all of these but the valid bits. `path_ns` is the
+    `stages` are the pieces of logic; `latency_cycles` the registers between any input port and any output port (its own
+    included, where it has one); `register_bits` all of these but the valid bits. `path_ns` is the
     estimated longest logic between two registers, which is at most `usable_ns`.
     """
 
@@ -44,8 +44,14 @@ class Pipeline:
     registered_outputs: bool
 
 
-def pipeline(scalar: ScalarGraph, device: Device, clock_ns: float, *, register_inputs: bool = False,
-             register_outputs: bool = True) -> Pipeline:
+def pipeline(
+    scalar: ScalarGraph,
+    device: Device,
+    clock_ns: float,
+    *,
+    register_inputs: bool = False,
+    register_outputs: bool = True,
+) -> Pipeline:
     """Stages for a clock of `clock_ns` on `device`; all outputs arrive together.
 
     By default outputs come from registers and inputs go to logic, so modules that follow each other need no register
@@ -63,8 +69,17 @@ def pipeline(scalar: ScalarGraph, device: Device, clock_ns: float, *, register_i
     bits += sum(widths[int(r)] for i in scalar.inputs for r in i.rows) if register_inputs else 0
     bits += sum(widths[r] for r in read) if register_outputs else 0
     latency = stages - 1 + register_inputs + register_outputs
-    return Pipeline(np.array(stage, np.int64), np.array(last_use, np.int64), stages, latency, bits, path, usable,
-                    register_inputs, register_outputs)
+    return Pipeline(
+        np.array(stage, np.int64),
+        np.array(last_use, np.int64),
+        stages,
+        latency,
+        bits,
+        path,
+        usable,
+        register_inputs,
+        register_outputs,
+    )
 
 
 def _operands(scalar: ScalarGraph) -> list[tuple[int, ...]]:
@@ -79,8 +94,10 @@ def _refuse_slow(scalar: ScalarGraph, delays: np.ndarray, clock_ns: float, usabl
     if len(delays) and delays[slow] > usable:
         layer = scalar.groups[scalar.group[slow]] if scalar.group[slow] >= 0 else scalar.name
         name = Code(int(scalar.code[slow])).name.lower()
-        rule = (f"one {name} takes an estimated {delays[slow]:.2f} ns, more than the {usable:.2f} ns that a clock of "
-                f"{clock_ns:g} ns leaves between registers")
+        rule = (
+            f"one {name} takes an estimated {delays[slow]:.2f} ns, more than the {usable:.2f} ns that a clock of "
+            f"{clock_ns:g} ns leaves between registers"
+        )
         raise CompileError(f"{layer} ({name})", rule, "use a slower clock or narrower operands")
 
 
@@ -103,7 +120,9 @@ def _placements(delays: Sequence[float], operands: Sequence[tuple[int, ...]], us
     return found
 
 
-def _earliest(delays: Sequence[float], operands: Sequence[tuple[int, ...]], period: float) -> tuple[list[int], list[float], int]:
+def _earliest(
+    delays: Sequence[float], operands: Sequence[tuple[int, ...]], period: float
+) -> tuple[list[int], list[float], int]:
     stage: list[int] = []
     finish: list[float] = []
     for delay, needs in zip(delays, operands):
@@ -120,9 +139,16 @@ def _earliest(delays: Sequence[float], operands: Sequence[tuple[int, ...]], peri
     return stage, finish, max(stage, default=0) + 1
 
 
-def _moved_later(stage: list[int], finish: list[float], stages: int, period: float, delays: Sequence[float],
-                 operands: Sequence[tuple[int, ...]], widths: Sequence[int], read: Sequence[int],
-                 ) -> tuple[list[int], list[int], int, int, float]:
+def _moved_later(
+    stage: list[int],
+    finish: list[float],
+    stages: int,
+    period: float,
+    delays: Sequence[float],
+    operands: Sequence[tuple[int, ...]],
+    widths: Sequence[int],
+    read: Sequence[int],
+) -> tuple[list[int], list[int], int, int, float]:
     """(stage, last use, register bits, stages, longest path) after each row went where it costs fewest register bits.
 
     Users come before their operands, so a row's users are fixed when it is placed: `deadline` holds the stage and time
@@ -166,8 +192,15 @@ def _with_use(top: tuple[int, int, int], at: int, user: int) -> tuple[int, int, 
     return first, who, max(second, at)
 
 
-def _cheapest(r: int, earliest: int, latest: int, until: int, needs: tuple[int, ...], top: Sequence[tuple[int, int, int]],
-              widths: Sequence[int]) -> int:
+def _cheapest(
+    r: int,
+    earliest: int,
+    latest: int,
+    until: int,
+    needs: tuple[int, ...],
+    top: Sequence[tuple[int, int, int]],
+    widths: Sequence[int],
+) -> int:
     """The stage at which the registers behind the row and in front of it, beyond those that others need, are fewest."""
     if latest <= earliest:
         return earliest
@@ -176,6 +209,7 @@ def _cheapest(r: int, earliest: int, latest: int, until: int, needs: tuple[int, 
 
     def bits(s: int) -> int:
         return widths[r] * (until - s) + sum(w * max(0, s - used) for used, w in others)
+
     return min(sorted(stops), key=bits)
 
 

@@ -1,4 +1,4 @@
-"""What one row of a scalar program takes in hardware: its width, its area and its delay; knows no stages and no text."""
+"""What one row of a scalar program takes in hardware: width, area and delay; knows no stages and no text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ...ir.rounding import Overflow, Rounding, round_ratio
 from ...ir.scalar import Code, ScalarGraph
 from ...ir.types import Int64, bit_length
 
-__all__ = ["Quantizer", "in_dsp", "quantizer", "row_costs", "row_widths"]
+__all__ = ["Quantizer", "quantizer", "row_costs", "row_widths", "table_values"]
 
 DSP_PRODUCT = 64
-"""Products of at least so many bits (of one operand times those of the other) go to DSP blocks."""
+"""Products of at least so many bits (of one operand times those of the other) are taken to go to DSP blocks."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,15 @@ def quantizer(op: Quantize, lo: int, hi: int, exp: int) -> Quantizer:
     if op.overflow is Overflow.SAT_SYM and bottom < 0:
         bottom = max(bottom, -top)
     under, over = low < bottom, high > top
-    return Quantizer(dropped, dropped > 0 and op.rounding is not Rounding.TRN, low, high, bottom if under else None,
-                     top if over else None, op.overflow is Overflow.WRAP and (under or over))
+    return Quantizer(
+        dropped,
+        dropped > 0 and op.rounding is not Rounding.TRN,
+        low,
+        high,
+        bottom if under else None,
+        top if over else None,
+        op.overflow is Overflow.WRAP and (under or over),
+    )
 
 
 def row_widths(scalar: ScalarGraph) -> Int64:
@@ -59,10 +66,6 @@ def row_widths(scalar: ScalarGraph) -> Int64:
     lo, hi = scalar.lo, scalar.hi
     below = np.asarray(bit_length(np.where(lo < 0, -lo - 1, 0)))
     return np.maximum(below, np.asarray(bit_length(np.maximum(hi, 0)))) + (lo < 0)
-
-
-def in_dsp(device: Device, a_bits: int, b_bits: int) -> bool:
-    return bool(device.resources.dsp) and a_bits * b_bits >= DSP_PRODUCT
 
 
 def row_costs(scalar: ScalarGraph, device: Device) -> Cost:

@@ -16,18 +16,35 @@ __all__ = ["constraints", "makefile", "port_map", "testbench", "vivado"]
 
 def port_map(top: str, latency_cycles: int, inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
     """JSON: for each port the place, width, sign and exponent of every element (real = integer * 2**exponent)."""
+
     def described(p: Port) -> dict[str, object]:
-        return {"name": p.name, "port": p.port, "shape": list(p.shape), "bits": p.bits, "offsets": p.offsets.tolist(),
-                "widths": p.widths.tolist(), "signed": p.signed.astype(int).tolist(), "exponents": p.exps.tolist()}
-    content = {"top": top, "latency_cycles": latency_cycles, "initiation_interval": 1,
-               "inputs": [described(p) for p in inputs], "outputs": [described(p) for p in outputs]}
+        return {
+            "name": p.name,
+            "port": p.port,
+            "shape": list(p.shape),
+            "bits": p.bits,
+            "offsets": p.offsets.tolist(),
+            "widths": p.widths.tolist(),
+            "signed": p.signed.astype(int).tolist(),
+            "exponents": p.exps.tolist(),
+        }
+
+    content = {
+        "top": top,
+        "latency_cycles": latency_cycles,
+        "initiation_interval": 1,
+        "inputs": [described(p) for p in inputs],
+        "outputs": [described(p) for p in outputs],
+    }
     lines = json.dumps(content, indent=1)
     return lines + "\n"
 
 
 def constraints(clock_ns: float) -> str:
-    return (f"create_clock -name clk -period {clock_ns:g} [get_ports clk]\n"
-            "# Out of context: what is outside is taken to be registers of the same clock.\n")
+    return (
+        f"create_clock -name clk -period {clock_ns:g} [get_ports clk]\n"
+        "# Out of context: what is outside is taken to be registers of the same clock.\n"
+    )
 
 
 def vivado(top: str, files: Sequence[str], device: Device) -> str:
@@ -56,12 +73,16 @@ write_checkpoint -force {top}.dcp
 
 def makefile(top: str, files: Sequence[str], testbench_: bool) -> str:
     sources = " ".join(files)
-    run = f"""
+    run = (
+        f"""
 test: {sources} testbench.v
-\tverilator --binary --timing -Wno-fatal -Wno-lint --top-module testbench $^ && ./obj_dir/Vtestbench
-""" if testbench_ else ""
+\tverilator --binary --timing -CFLAGS -std=c++20 -Wno-fatal -Wno-lint --top-module testbench $^ && ./obj_dir/Vtestbench
+"""
+        if testbench_
+        else ""
+    )
     return f"""\
-.PHONY: lint{' test' if testbench_ else ''} vivado
+.PHONY: lint{" test" if testbench_ else ""} vivado
 
 lint: {sources}
 \tverilator --lint-only -Wall -Wno-UNUSEDSIGNAL -Wno-DECLFILENAME --top-module {top} $^
@@ -71,8 +92,14 @@ vivado: {sources}
 """
 
 
-def testbench(top: str, latency_cycles: int, inputs: Sequence[Port], outputs: Sequence[Port], data: Mapping[str, Int64],
-              expected: Mapping[str, Int64]) -> str:
+def testbench(
+    top: str,
+    latency_cycles: int,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    data: Mapping[str, Int64],
+    expected: Mapping[str, Int64],
+) -> str:
     """Sends each event of `data`, compares what comes back with `expected` and the latency with what it must be."""
     n = len(next(iter(expected.values())))
 
@@ -80,9 +107,12 @@ def testbench(top: str, latency_cycles: int, inputs: Sequence[Port], outputs: Se
         words = pack(p, np.asarray(values, np.int64))
         numbers = [sum(int(w) << (32 * k) for k, w in enumerate(row)) for row in words]
         return [f"    {p.port}_data[{k}] = {p.bits}'h{v:x};" for k, v in enumerate(numbers)]
+
     ports = [*inputs, *outputs]
     declared = [f"  reg [{p.bits - 1}:0] {p.port}_data [0:{n - 1}];" for p in ports]
-    declared += [f"  reg [{p.bits - 1}:0] {p.port};" for p in inputs] + [f"  wire [{p.bits - 1}:0] {p.port};" for p in outputs]
+    declared += [f"  reg [{p.bits - 1}:0] {p.port};" for p in inputs] + [
+        f"  wire [{p.bits - 1}:0] {p.port};" for p in outputs
+    ]
     filled = [line for p in ports for line in memory(p, {**data, **expected}[p.name])]
     connected = "".join(f", .{p.port}({p.port})" for p in ports)
     sent = " ".join(f"{p.port} = {p.port}_data[cycle < {n} ? cycle : 0];" for p in inputs)

@@ -17,7 +17,6 @@ from ...hw_targets import process
 from ...hw_targets import verilator as tool
 from ...ir.errors import CompileError
 from ...ir.evaluate import evaluate
-from ...ir.graph import Graph
 from ...ir.scalar import ScalarGraph
 from ...ir.types import Fixed, Int64, Tensor
 from . import Rtl
@@ -56,8 +55,17 @@ int main(int argc, char** argv) {
 """
 
 
-def simulate(rtl: Rtl, inputs: Mapping[str, Int64], *, bubbles: float = 0.0, seed: int = 0, workdir: Path | None = None,
-             sources: Mapping[str, str] | None = None, optimize: int = 0, time_limit_s: float = 600) -> dict[str, Int64]:
+def simulate(
+    rtl: Rtl,
+    inputs: Mapping[str, Int64],
+    *,
+    bubbles: float = 0.0,
+    seed: int = 0,
+    workdir: Path | None = None,
+    sources: Mapping[str, str] | None = None,
+    optimize: int = 0,
+    time_limit_s: float = 600,
+) -> dict[str, Int64]:
     """Raw integers ``[events, *shape]`` by input name in, by output name out, through the emitted Verilog.
 
     One event enters per cycle; with `bubbles` (a probability) random cycles have in_valid low and random data. Raises
@@ -75,8 +83,11 @@ def simulate(rtl: Rtl, inputs: Mapping[str, Int64], *, bubbles: float = 0.0, see
     played["rst"][:2] = 1  # the two cycles before the first event
     played["in_valid"][valid + 2] = 1
     for p in rtl.inputs:
-        words = rng.integers(0, 1 << 32, (cycles + 2, -(-p.bits // 32)), np.uint32) if bubbles else \
-            np.zeros((cycles + 2, -(-p.bits // 32)), np.uint32)
+        words = (
+            rng.integers(0, 1 << 32, (cycles + 2, -(-p.bits // 32)), np.uint32)
+            if bubbles
+            else np.zeros((cycles + 2, -(-p.bits // 32)), np.uint32)
+        )
         words = _masked(words, p.bits)
         words[valid + 2] = pack(p, np.asarray(inputs[p.name], np.int64))
         played[p.port] = words
@@ -95,7 +106,9 @@ def _latency_sentence(arrived: Int64, sent: Int64, latency: int) -> str:
     return f"out_valid came {int(arrived[0] - sent[0])} cycles after in_valid, the latency must be {latency}"
 
 
-def verify(rtl: Rtl, inputs: Mapping[str, Int64], *, bubbles: float = 0.0, sources: Mapping[str, str] | None = None) -> None:
+def verify(
+    rtl: Rtl, inputs: Mapping[str, Int64], *, bubbles: float = 0.0, sources: Mapping[str, str] | None = None
+) -> None:
     """Simulates and compares with the reference evaluation; a difference is a `CompileError` that names the layers."""
     found = simulate(rtl, inputs, bubbles=bubbles, sources=sources)
     expected = evaluate(rtl.graph, inputs)
@@ -104,11 +117,14 @@ def verify(rtl: Rtl, inputs: Mapping[str, Int64], *, bubbles: float = 0.0, sourc
         if not differs.any():
             continue
         event = int(np.argwhere(differs)[0][0])
-        few = {name: x[event:event + 1] for name, x in inputs.items()}
+        few = {name: x[event : event + 1] for name, x in inputs.items()}
         layers = different_layers(rtl, few, sources)
         where = f"layer {', '.join(layers)}" if layers else "the top module"
-        raise CompileError(where, f"the Verilog differs from the reference: output {o.name}, event {event}, is "
-                           f"{found[o.name][event].tolist()} and must be {expected[o.name][event].tolist()}")
+        raise CompileError(
+            where,
+            f"the Verilog differs from the reference: output {o.name}, event {event}, is "
+            f"{found[o.name][event].tolist()} and must be {expected[o.name][event].tolist()}",
+        )
 
 
 def different_layers(rtl: Rtl, inputs: Mapping[str, Int64], sources: Mapping[str, str] | None = None) -> list[str]:
@@ -130,8 +146,11 @@ def row_values(scalar: ScalarGraph, inputs: Mapping[str, Int64]) -> list[Int64]:
         if row in given:
             values.append(given[row].astype(np.int64))
             continue
-        operands = [(int(r), int(s)) for r, s in ((scalar.a[row], scalar.shift_a[row]), (scalar.b[row], scalar.shift_b[row]))
-                    if r >= 0]
+        operands = [
+            (int(r), int(s))
+            for r, s in ((scalar.a[row], scalar.shift_a[row]), (scalar.b[row], scalar.shift_b[row]))
+            if r >= 0
+        ]
         types = [Tensor((), Fixed(int(scalar.lo[r]), int(scalar.hi[r]), int(scalar.exp[r]) + s)) for r, s in operands]
         result = Tensor((), Fixed(int(scalar.lo[row]), int(scalar.hi[row]), int(scalar.exp[row])))
         value = scalar.op(row).evaluate(result, types, *(values[r] for r, _ in operands))
@@ -147,14 +166,24 @@ def _layer_is_right(rtl: Rtl, module: Module, values: list[Int64], files: Mappin
         lo, hi = np.array([rtl.scalar.lo[tap[0]]]), np.array([rtl.scalar.hi[tap[0]]])
         name = rtl.verilog.tap_name(tap)
         return port(name, name, Tensor((1,), Fixed(lo, hi, int(rtl.scalar.exp[tap[0]]))))
+
     given = {t: of_tap(t) for t in module.inputs}
     watched = {t: of_tap(t) for t in module.outputs}
     played = {p.port: pack(p, np.repeat(values[t[0]], hold)[:, np.newaxis]) for t, p in given.items()}
     if not played:
         return True
     clocked = any(s > rtl.pipeline.stage[row] for row, s in module.outputs) or "input clk" in module.text
-    seen = _play({f"{module.name}.v": files[f"src/{module.name}.v"]}, module.name, {p.port: p.bits for p in given.values()},
-                 {p.port: p.bits for p in watched.values()}, played, clocked, None, 0, 600)
+    seen = _play(
+        {f"{module.name}.v": files[f"src/{module.name}.v"]},
+        module.name,
+        {p.port: p.bits for p in given.values()},
+        {p.port: p.bits for p in watched.values()},
+        played,
+        clocked,
+        None,
+        0,
+        600,
+    )
     settled = np.arange(events) * hold + hold - 1
     return all(np.array_equal(unpack(p, seen[p.port][settled])[:, 0], values[t[0]]) for t, p in watched.items())
 
@@ -162,22 +191,40 @@ def _layer_is_right(rtl: Rtl, module: Module, values: list[Int64], files: Mappin
 # ---- the harness ----------------------------------------------------------------------------------------------------
 
 
-def _play(files: Mapping[str, str], top: str, bits_in: Mapping[str, int], bits_out: Mapping[str, int],
-          played: Mapping[str, Words], clocked: bool, workdir: Path | None, optimize: int, limit_s: float) -> dict[str, Words]:
+def _play(
+    files: Mapping[str, str],
+    top: str,
+    bits_in: Mapping[str, int],
+    bits_out: Mapping[str, int],
+    played: Mapping[str, Words],
+    clocked: bool,
+    workdir: Path | None,
+    optimize: int,
+    limit_s: float,
+) -> dict[str, Words]:
     """Words ``[cycles, words]`` by port in, and out: what each output port is in each cycle before the clock edge."""
     with tempfile.TemporaryDirectory(prefix="hwcompile-rtl-") as folder:
         work = workdir or Path(folder)
-        program = tool.build(files, top, _harness(bits_in, bits_out, clocked), work, optimize=optimize, time_limit_s=limit_s,
-                             where="rtl simulation")
+        program = tool.build(
+            files,
+            top,
+            _harness(bits_in, bits_out, clocked),
+            work,
+            optimize=optimize,
+            time_limit_s=limit_s,
+            where="rtl simulation",
+        )
         np.concatenate([played[name] for name in bits_in], axis=1).astype("<u4").tofile(work / "in.bin")
         done = process.run([program, work / "in.bin", work / "out.bin"], where="rtl simulation", time_limit_s=limit_s)
         if not done.ok:
-            raise CompileError("rtl simulation", f"ended with status {done.returncode}: {process.error_line(done.output)}")
+            raise CompileError(
+                "rtl simulation", f"ended with status {done.returncode}: {process.error_line(done.output)}"
+            )
         out = np.fromfile(work / "out.bin", "<u4").reshape(-1, sum(_words(b) for b in bits_out.values()))
     found: dict[str, Words] = {}
     at = 0
     for name, bits in bits_out.items():
-        found[name] = out[:, at:at + _words(bits)]
+        found[name] = out[:, at : at + _words(bits)]
         at += _words(bits)
     return found
 
@@ -196,8 +243,12 @@ def _masked(words: Words, bits: int) -> Words:
 def _harness(bits_in: Mapping[str, int], bits_out: Mapping[str, int], clocked: bool) -> str:
     clock = "    top.clk = 1; top.eval(); top.clk = 0;" if clocked else ""
     return _HARNESS % {
-        "words_in": sum(map(_words, bits_in.values())), "words_out": sum(map(_words, bits_out.values())),
-        "set": "\n".join(_moves(bits_in, "x", True)), "get": "\n".join(_moves(bits_out, "y", False)), "clock": clock}
+        "words_in": sum(map(_words, bits_in.values())),
+        "words_out": sum(map(_words, bits_out.values())),
+        "set": "\n".join(_moves(bits_in, "x", True)),
+        "get": "\n".join(_moves(bits_out, "y", False)),
+        "clock": clock,
+    }
 
 
 def _moves(bits: Mapping[str, int], array: str, into: bool) -> Sequence[str]:

@@ -67,12 +67,12 @@ class _Program:
 
     def _named(self) -> list[str]:
         names = [""] * len(self.code)
-        for i, prefix in zip(self.scalar.inputs, self.prefixes[len(self.scalar.groups):]):
+        for i, prefix in zip(self.scalar.inputs, self.prefixes[len(self.scalar.groups) :]):
             for k, row in enumerate(i.rows.tolist()):
                 names[row] = f"{prefix}_{k}"
         counts = [0] * (len(self.scalar.groups) + 1)
         for row, (code, group) in enumerate(zip(self.code, self.group)):
-            if code != Code.INPUT and code != Code.CONSTANT:
+            if code not in (Code.INPUT, Code.CONSTANT):
                 names[row] = f"{self.prefixes[group]}_{counts[group]}"
                 counts[group] += 1
         return names
@@ -96,7 +96,9 @@ class _Program:
         return Fixed(self.lo[row], self.hi[row], self.exp[row]).ap_fixed
 
 
-def verilog(scalar: ScalarGraph, pipeline: Pipeline, name: str, inputs: Sequence[Port], outputs: Sequence[Port]) -> Verilog:
+def verilog(
+    scalar: ScalarGraph, pipeline: Pipeline, name: str, inputs: Sequence[Port], outputs: Sequence[Port]
+) -> Verilog:
     """The text of all modules; `name` is the top module, ports in the order of the program's inputs and outputs."""
     p = _Program(scalar, pipeline, name, [q.port for q in (*inputs, *outputs)])
     members: list[list[int]] = [[] for _ in scalar.groups]
@@ -116,7 +118,9 @@ def verilog(scalar: ScalarGraph, pipeline: Pipeline, name: str, inputs: Sequence
     for tap in taps:
         if p.code[tap[0]] != Code.INPUT:
             leaving[p.group[tap[0]]].append(tap)
-    modules = tuple(_module(p, g, members[g], sorted(used_by[g]), sorted(leaving[g])) for g in range(len(members)) if members[g])
+    modules = tuple(
+        _module(p, g, members[g], sorted(used_by[g]), sorted(leaving[g])) for g in range(len(members)) if members[g]
+    )
     top = _top(p, pipeline, modules, inputs, outputs)
     return Verilog(name, top, modules, tuple(p.names), tuple(p.stage))
 
@@ -150,7 +154,7 @@ def _module(p: _Program, group: int, rows: list[int], inputs: list[Tap], outputs
     lines = [f"// layer {p.scalar.groups[group]}: {len(rows)} operations", f"module {name} ("]
     lines += [f"  {port}{',' if k + 1 < len(ports) else ''}" for k, port in enumerate(ports)] + [");"]
     lines += [f"  {line}" for line in body]
-    lines += _clocked(p, registers, exported) + ["endmodule", ""]
+    lines += [*_clocked(p, registers, exported), "endmodule", ""]
     return Module(name, p.scalar.groups[group], tuple(inputs), tuple(outputs), "\n".join(lines))
 
 
@@ -208,14 +212,19 @@ def _lookup(p: _Program, row: int, tables: dict[tuple[int, ...], str], declarati
 # ---- the top module -------------------------------------------------------------------------------------------------
 
 
-def _top(p: _Program, pipeline: Pipeline, modules: Sequence[Module], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
+def _top(
+    p: _Program, pipeline: Pipeline, modules: Sequence[Module], inputs: Sequence[Port], outputs: Sequence[Port]
+) -> str:
     latency = pipeline.latency_cycles
     lines = [
         f"// {p.view.name}: latency {latency} clock cycles, a new event in every cycle",
         "// Elements are packed in order, element 0 in the low bits, each in its own width.",
         *(_described(port, kind) for kind, ports in (("input", inputs), ("output", outputs)) for port in ports),
-        f"module {p.view.name} (", "  input clk,", "  input rst,  // synchronous, active high: clears the valid bits only",
-        "  input in_valid,", "  output out_valid,",
+        f"module {p.view.name} (",
+        "  input clk,",
+        "  input rst,  // synchronous, active high: clears the valid bits only",
+        "  input in_valid,",
+        "  output out_valid,",
     ]
     ports = [f"  input [{port.bits - 1}:0] {port.port}" for port in inputs]
     kind = "output reg" if pipeline.registered_outputs else "output"
@@ -232,7 +241,11 @@ def _top(p: _Program, pipeline: Pipeline, modules: Sequence[Module], inputs: Seq
 def _described(port: Port, kind: str) -> str:
     shape = ", ".join(map(str, port.shape))
     widths = sorted(set(port.widths.tolist()))
-    each = f"{widths[0]} bits each" if len(widths) == 1 else f"{widths[0] if widths else 0} to {max(widths, default=0)} bits each"
+    each = (
+        f"{widths[0]} bits each"
+        if len(widths) == 1
+        else f"{widths[0] if widths else 0} to {max(widths, default=0)} bits each"
+    )
     return f"// {kind} {port.port}: '{port.name}' [{shape}], {each}"
 
 
@@ -240,8 +253,11 @@ def _valid(latency: int) -> list[str]:
     if latency == 0:
         return ["  assign out_valid = in_valid;"]
     shifted = "in_valid" if latency == 1 else f"{{valid[{latency - 2}:0], in_valid}}"
-    return [f"  reg [{latency - 1}:0] valid;", f"  always @(posedge clk) valid <= rst ? {literal(0, latency)} : {shifted};",
-            f"  assign out_valid = valid[{latency - 1}];"]
+    return [
+        f"  reg [{latency - 1}:0] valid;",
+        f"  always @(posedge clk) valid <= rst ? {literal(0, latency)} : {shifted};",
+        f"  assign out_valid = valid[{latency - 1}];",
+    ]
 
 
 def _unpacked(p: _Program, pipeline: Pipeline, inputs: Sequence[Port]) -> list[str]:
@@ -277,6 +293,9 @@ def _packed(p: _Program, pipeline: Pipeline, outputs: Sequence[Port]) -> list[st
                 fields.append(extended(p.operand(row, 0, p.exp[row] - left, p.final), width))
         joined = ",\n    ".join(reversed(fields)) or "1'b0"
         packed = f"{{\n    {joined}}}"
-        lines.append(f"  always @(posedge clk) {port.port} <= {packed};" if pipeline.registered_outputs
-                     else f"  assign {port.port} = {packed};")
+        lines.append(
+            f"  always @(posedge clk) {port.port} <= {packed};"
+            if pipeline.registered_outputs
+            else f"  assign {port.port} = {packed};"
+        )
     return lines

@@ -7,16 +7,31 @@ import numpy as np
 import pytest
 
 from hwcompile.codegen.rtl import check, emit
+from hwcompile.codegen.rtl.estimate import estimate
 from hwcompile.codegen.rtl.packing import identifier, pack, port, unpack
 from hwcompile.codegen.rtl.pipeline import pipeline
 from hwcompile.codegen.rtl.simulate import simulate, verify
 from hwcompile.codegen.unroll import unroll
 from hwcompile.hw_targets import load_target
 from hwcompile.hw_targets.verilator import lint
+from hwcompile.hw_targets.yosys import synthesize
 from hwcompile.ir.errors import CompileError
 from hwcompile.ir.evaluate import evaluate
 from hwcompile.ir.graph import Builder, Output
-from hwcompile.ir.ops import Add, Concat, Constant, Gather, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize, Reshape
+from hwcompile.ir.ops import (
+    Add,
+    Concat,
+    Constant,
+    Gather,
+    Input,
+    Linear,
+    Lookup,
+    Maximum,
+    Minimum,
+    Mul,
+    Quantize,
+    Reshape,
+)
 from hwcompile.ir.passes import PIPELINES, run
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
@@ -80,7 +95,12 @@ def test_elementwise_ops_with_types_per_element():
 def test_random_graphs(seed):
     rng = np.random.default_rng(seed)
     graph = random_graph(rng, 45)
-    exact(graph, float(rng.choice([2.0, 3.0, 5.0, 10.0])) + 1.5, register_inputs=bool(seed & 1), register_outputs=bool(seed & 2))
+    exact(
+        graph,
+        float(rng.choice([2.0, 3.0, 5.0, 10.0])) + 1.5,
+        register_inputs=bool(seed & 1),
+        register_outputs=bool(seed & 2),
+    )
 
 
 def test_tables_small_and_large_shared_and_per_element():
@@ -88,9 +108,11 @@ def test_tables_small_and_large_shared_and_per_element():
     b = Builder("tables")
     x = b.add(Input((3,), Fixed(-16, 15, -2)), name="x")
     w = b.add(Input((2,), Fixed(-3000, 2999, 0)), name="w")
-    outputs = [b.add(Lookup(rng.integers(-100, 100, 32), -16, -2, 0), x),
-               b.add(Lookup(rng.integers(-100, 100, (3, 32)), -16, -2, 0), x),
-               b.add(Lookup(rng.integers(-7, 8, 6000), -3000, 0, 0), w)]
+    outputs = [
+        b.add(Lookup(rng.integers(-100, 100, 32), -16, -2, 0), x),
+        b.add(Lookup(rng.integers(-100, 100, (3, 32)), -16, -2, 0), x),
+        b.add(Lookup(rng.integers(-7, 8, 6000), -3000, 0, 0), w),
+    ]
     exact(b.graph(Output(f"o{k}", o) for k, o in enumerate(outputs)), 20.0, events=2000)
 
 
@@ -126,15 +148,17 @@ def test_a_flipped_sign_is_found_in_its_layer():
     path = "src/net_dense_1.v"
     text = rtl.sources[path]
     place = text.index(" + ", len(text) // 3)
-    broken = {**rtl.sources, path: text[:place] + " - " + text[place + 3:]}
-    with pytest.raises(CompileError, match="^layer dense_1: the Verilog differs from the reference: output y, event "):
+    broken = {**rtl.sources, path: text[:place] + " - " + text[place + 3 :]}
+    with pytest.raises(CompileError, match=r"^layer dense_1: the Verilog differs from the reference: output y, event "):
         verify(rtl, inputs, sources=broken)
 
 
 def test_a_missing_register_is_found():
     rtl = emit(dense_net(), VU9P, 3.0)
     top = f"src/{rtl.top}.v"
-    shorter = rtl.sources[top].replace(f"out_valid = valid[{rtl.latency_cycles - 1}]", f"out_valid = valid[{rtl.latency_cycles - 2}]")
+    shorter = rtl.sources[top].replace(
+        f"out_valid = valid[{rtl.latency_cycles - 1}]", f"out_valid = valid[{rtl.latency_cycles - 2}]"
+    )
     with pytest.raises(CompileError, match=f"the latency must be {rtl.latency_cycles}"):
         simulate(rtl, random_inputs(rtl.graph, np.random.default_rng(0), 20), sources={**rtl.sources, top: shorter})
 
@@ -150,7 +174,9 @@ def test_all_paths_pass_the_same_number_of_registers():
 
 
 def test_an_operation_slower_than_the_clock_is_refused():
-    with pytest.raises(CompileError, match=r"dense_\d \(quantize\): one quantize takes an estimated .* ns, more than the .* ns"):
+    with pytest.raises(
+        CompileError, match=r"dense_\d \(quantize\): one quantize takes an estimated .* ns, more than the .* ns"
+    ):
         emit(dense_net(), VU9P, 0.9)
 
 
@@ -169,8 +195,17 @@ def test_project_is_complete_deterministic_and_clean():
     golden = random_inputs(graph, np.random.default_rng(0), 4)
     rtl = emit(graph, VU9P, 4.0, golden=golden)
     assert rtl.project.digest == emit(graph, VU9P, 4.0, golden=golden).project.digest
-    assert sorted(rtl.project.files) == ["Makefile", "constraints.xdc", "ports.json", "src/net.v", "src/net_dense_0.v",
-                                         "src/net_dense_1.v", "src/net_dense_2.v", "testbench.v", "vivado.tcl"]
+    assert sorted(rtl.project.files) == [
+        "Makefile",
+        "constraints.xdc",
+        "ports.json",
+        "src/net.v",
+        "src/net_dense_0.v",
+        "src/net_dense_1.v",
+        "src/net_dense_2.v",
+        "testbench.v",
+        "vivado.tcl",
+    ]
     ports = json.loads(str(rtl.project.files["ports.json"]))
     assert ports["latency_cycles"] == rtl.latency_cycles
     assert ports["inputs"][0]["widths"] == [8] * 8
@@ -197,3 +232,14 @@ def test_ten_thousand_vectors():
     rtl = emit(graph, VU9P, 5.0)
     x = random_inputs(graph, np.random.default_rng(0), 10_000)
     np.testing.assert_array_equal(simulate(rtl, x)["y"], evaluate(graph, x)["y"])
+
+
+def test_estimate_is_near_what_yosys_maps():
+    rtl = emit(dense_net(sizes=(6, 8, 4)), VU9P, 4.0)
+    found = estimate(rtl.scalar, rtl.pipeline, VU9P, 4.0)
+    mapped = synthesize(rtl.sources, rtl.top, VU9P)
+    assert [x.name for x in found.layers] == ["dense_0", "dense_1"]
+    assert found.lut == sum(x.lut for x in found.layers)
+    assert 0.8 < found.lut / mapped.lut < 1.25
+    assert 0.9 < found.ff / mapped.ff < 1.1
+    assert found.latency_ns == rtl.latency_cycles * 4.0

@@ -92,6 +92,7 @@ def test_layers_are_groups():
 
 def test_requantize_is_refused_by_name():
     from fractions import Fraction
+
     b = Builder("net")
     x = b.add(Input((1,), Fixed(-128, 127, 0)), name="x")
     y = b.add(Requantize(Fraction(1, 3), Fraction(0), Fixed(-8, 7, 0)), x, name="scale")
