@@ -82,7 +82,7 @@ class _Writer:
         self.results = {o.node for o in self.graph.outputs}
         self.alias: dict[int, int] = {}            # reshapes share their operand's buffer
         self.owner: dict[int, int] = {}            # chain end -> the linear whose sums it maps
-        self.dense: dict[int, DenseTables] = {}
+        self.dense: dict[int, tuple[DenseTables, ...]] = {}
         self.buffers: list[str] = []
         self.steps: list[str] = []
         self._plan()
@@ -140,22 +140,19 @@ class _Writer:
             i = self.users[i][0]
         return i
 
-    def _tables(self, i: int) -> DenseTables:
+    def _tables(self, i: int) -> tuple[DenseTables, ...]:
         """The kernel tables of a linear node, with a bias that follows it directly folded in."""
         node = self.nodes[i]
-        x, n_out = self.nodes[node.operands[0]].type, node.type.shape[-1]
+        x, zero = self.nodes[node.operands[0]].type, np.zeros(node.type.shape[-1], np.int64)
         assert isinstance(node.op, Linear)
-        zero = np.zeros(n_out, np.int64)
-        bias = self.bias_of(i)
-        if bias is not None:
-            shift, values = bias
-            found = dense_tables(node.op, x, node.type, shift, values)
-            if found is not None and found.format in ("u8", "s16", "i32"):
-                return found
-            self.unfused.add(i)
         plain = dense_tables(node.op, x, node.type, zero, zero)
-        if plain is None:
-            raise AssertionError(f"{node.name}: positions differ in type")
+        bias = self.bias_of(i)
+        if bias is None:
+            return plain
+        found = dense_tables(node.op, x, node.type, *bias)
+        if found[0].format == plain[0].format and plain[0].format != "i64":
+            return found
+        self.unfused.add(i)
         return plain
 
     unfused: set[int] = field(default_factory=set)
@@ -184,7 +181,7 @@ class _Writer:
                                                              - np.asarray(result.fixed.exp))
 
     def _operand_format(self, i: int, j: int) -> _Format:
-        tables = self.dense[i]
+        tables = self.dense[i][0]
         t = self.nodes[j].type
         positions, n_in = math.prod(t.shape[:-1]), t.shape[-1]
         group = GROUP[tables.format]
@@ -294,38 +291,41 @@ class _Writer:
     def _dense(self, i: int, node: Node, forms: list[_Format]) -> None:
         at = self.owner[i]
         linear, tables = self.nodes[at], self.dense[at]
-        name = linear.name.replace(".", "_")
-        operand = linear.operands[0]
         n_out, positions = linear.type.shape[-1], math.prod(linear.type.shape[:-1])
-        words = packed(tables)
-        form = self._operand_format(at, operand)
-        kernel = tables.format
-        if form == _LANES and GROUP[tables.format] > 1:  # rows of a length that does not group: one value per lane
-            kernel, words = "i32", tables.weights
-        scalar = "int64_t" if kernel == "i64" else "int32_t"
-        bias = tables.bias if kernel == tables.format else tables.bias + tables.offset * tables.weights.sum(axis=1)
-        w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
-        acc = "wide" if kernel == "i64" else "vec"
-        e = self.expression(i, {at: self._sums(at, acc)})
-        x = f"b.{self.buffer(operand, form)}"
-        if kernel == "i64" and self._stored_lane(operand) == "vec":
-            x = self._widened(operand)
-        self.steps.append(f"//   {linear.name}: {linear.type.shape[-1]} sums of {words.shape[1] * GROUP[kernel]} products in {kernel}")
         separate = positions > 1 and any(f != _LANES and n_out % 4 for f in forms)
         if separate and _LANES not in forms:
             lo, hi, _ = node.type.flat()
             self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
-        many = positions > 1
-        kind, put = self._put(i, [_LANES] if separate else forms, f"p * {n_out}" if many else "")
-        at_row = f"const int i = p * {n_out} + o;" if many else "const int i = o;"
-        operands = self._blocks(f"{x} + p * {words.shape[1]}" if many else x)
-        self.steps.append(
-            ("for (int p = 0; p < %d; p++) " % positions if many else "") +
-            f"{{\n    const {acc}* const x[] = {operands};\n    const {kind} put[] = {self._blocks(put)};\n"
-            f"    dense_{kernel}<{n_out}, {words.shape[1]}>(x, {w}, {c}, [&](int u, int o, {acc} a) {{ {at_row} {_OPEN} "
-            f"return {e.lane}({e.text}); }}, put);\n}}")
+        target = [_LANES] if separate else forms
+        self.steps.append(f"//   {linear.name}: {n_out} sums of {linear.op.weights.shape[0]} products in {tables[0].format}")  # pyright: ignore[reportAttributeAccessIssue]
+        if len(tables) > 1:
+            for p, one in enumerate(tables):
+                self._dense_call(i, at, one, target, str(p), "")
+        else:
+            self._dense_call(i, at, tables[0], target, "p" if positions > 1 else "", f"for (int p = 0; p < {positions}; p++) " if positions > 1 else "")
         if separate:
             self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", [f for f in forms if f != _LANES])
+
+    def _dense_call(self, i: int, at: int, tables: DenseTables, forms: list[_Format], position: str, loop: str) -> None:
+        """One kernel call for the leading position `position` (a loop variable, a number, or empty where there is one)."""
+        linear = self.nodes[at]
+        name, operand, n_out = linear.name.replace(".", "_"), linear.operands[0], linear.type.shape[-1]
+        form, kernel, words, bias = self._operand_format(at, operand), tables.format, packed(tables), tables.bias
+        if form == _LANES and GROUP[kernel] > 1:  # rows of a length that does not group: one value per lane
+            kernel, words, bias = "i32", tables.weights, tables.bias + tables.offset * tables.weights.sum(axis=1)
+        scalar, acc = ("int64_t", "wide") if kernel == "i64" else ("int32_t", "vec")
+        w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
+        e = self.expression(i, {at: self._sums(at, acc)})
+        x = f"b.{self.buffer(operand, form)}"
+        if kernel == "i64" and self._stored_lane(operand) == "vec":
+            x = self._widened(operand)
+        kind, put = self._put(i, forms, f"{position} * {n_out}" if position else "")
+        at_row = f"const int i = {position} * {n_out} + o;" if position else "const int i = o;"
+        operands = self._blocks(f"{x} + {position} * {words.shape[1]}" if position else x)
+        self.steps.append(
+            f"{loop}{{\n    const {acc}* const x[] = {operands};\n    const {kind} put[] = {self._blocks(put)};\n"
+            f"    dense_{kernel}<{n_out}, {words.shape[1]}>(x, {w}, {c}, [&](int u, int o, {acc} a) {{ {at_row} {_OPEN} "
+            f"return {e.lane}({e.text}); }}, put);\n}}")
 
     def _sums(self, at: int, acc: str) -> Expression:
         """What the kernel hands to the map: the linear's value, or its value with the following bias already added."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...ir.errors import CompileError
 from ...ir.ops import Linear
 from ...ir.types import Int64, Tensor
 
@@ -36,28 +38,38 @@ class DenseTables:
     bias: Int64         # [n_out]
 
 
-def dense_tables(op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extra_bias: Int64) -> DenseTables | None:
-    """The tables of ``(linear(x) << extra_shift) + extra_bias``, or None if the leading positions' types differ.
+def dense_tables(op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extra_bias: Int64) -> tuple[DenseTables, ...]:
+    """The tables of ``(linear(x) << extra_shift) + extra_bias``: one for all leading positions, or one for each where types differ.
 
-    `extra_shift` and `extra_bias` are ``[n_out]``. The format is the fastest whose operands, weights and every partial sum fit.
+    `extra_shift` and `extra_bias` are ``[n_out]``. The format is the fastest whose operands, weights and every partial sum
+    fit; positions of different types share a format that does not pack their operands.
     """
     n_in, n_out = op.weights.shape
-    exp = np.broadcast_to(np.asarray(x.fixed.exp, np.int64), x.shape).reshape(-1, n_in)
+    rows = [f.reshape(-1, n_in) for f in x.arrays()]
     out = np.broadcast_to(np.asarray(result.fixed.exp, np.int64), result.shape).reshape(-1, n_out)
-    if (exp != exp[:1]).any() or (out != out[:1]).any():
-        return None
+    if all((f == f[:1]).all() for f in (rows[2], out)):
+        hull = (rows[0].min(initial=0), rows[1].max(initial=0))
+        return (_one(op, rows[2][:1], out[:1], hull, extra_shift, extra_bias, FORMATS),)
+    for formats in (("i32",), ("i64",)):
+        tables = [_one(op, e[None], o[None], (int(lo.min(initial=0)), int(hi.max(initial=0))), extra_shift, extra_bias, formats)
+                  for lo, hi, e, o in zip(*rows, out)]
+        if all(t is not None for t in tables):
+            return tuple(tables)
+    raise CompileError("linear", "its sums do not fit 64 bits in the cpu engine", "quantize the operand")
+
+
+def _one(op: Linear, exp: Int64, out: Int64, interval: tuple[int, int], extra_shift: Int64, extra_bias: Int64,
+         formats: tuple[str, ...]) -> Any:
     up = exp[0][:, None] + np.asarray(op.exp) - out[0] + extra_shift   # of weight [i, j]; negative where its low bits are zero
     weights = np.where(up >= 0, op.weights << np.maximum(up, 0), op.weights >> np.maximum(-up, 0)).T
-    lo, hi, _ = x.arrays()
-    low, high = int(lo.min(initial=0)), int(hi.max(initial=0))
+    low, high = (int(v) for v in interval)
     offset = 0 if 0 <= low and high <= 255 else 128 if -128 <= low and high <= 127 else -low
-    for name in FORMATS:
+    for name in formats:
         shift = offset if name == "u8" else 0
         bias = extra_bias - shift * weights.sum(axis=1)
         largest = max(abs(low + shift), abs(high + shift))
-        sums = np.abs(weights).astype(float) @ np.full(n_in, float(largest)) + np.abs(bias)
-        bound = float(sums.max(initial=0))
-        if _fits(name, low + shift, high + shift, weights, bound):
+        sums = np.abs(weights).astype(float) @ np.full(weights.shape[1], float(largest)) + np.abs(bias)
+        if _fits(name, low + shift, high + shift, weights, float(sums.max(initial=0))):
             return DenseTables(name, shift, weights, bias)
     return None
 

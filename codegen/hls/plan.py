@@ -29,10 +29,10 @@ from ..layers import layers
 from .grids import Grid, common_grid, grid_of
 from .names import Names
 
-__all__ = ["ELEMENTWISE", "Function", "Nest", "Plan", "plan"]
+__all__ = ["ELEMENTWISE", "JOIN", "Function", "Nest", "Plan", "plan"]
 
 ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Quantize, Lookup)
-_JOIN = (*ELEMENTWISE, Linear, ReduceSum, ReduceMax)
+JOIN = (*ELEMENTWISE, Linear, ReduceSum, ReduceMax)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _joined(graph: Graph, storage: tuple[int, ...], layer_of: dict[int, int]) ->
     results = {storage[o.node] for o in graph.outputs}
     joined: dict[int, int] = {}
     for i, node in enumerate(graph.nodes):
-        if not isinstance(node.op, _JOIN) or i in results or len(users[i]) != 1:
+        if not isinstance(node.op, JOIN) or i in results or len(users[i]) != 1:
             continue
         reader = graph.nodes[users[i][0]]
         same = reader.type.shape == node.type.shape and layer_of[i] == layer_of[users[i][0]]

@@ -121,7 +121,7 @@ class Body:
         return f"{self.plan.names[owner]}[{index}]"
 
     def _constant(self, j: int, index: str) -> str:
-                node, grid = self.nodes[j], self.plan.grids[j]
+        node, grid = self.nodes[j], self.plan.grids[j]
         raw = node.op.evaluate(node.type, ())[0].reshape(-1) << places(node.type, grid)
         n = self.tables.parameter(self.plan.tables[j], raw, index, f"{node.name} {list(node.type.shape)}: {grid}")
         return f"{self.plan.types[j]}(0)" if n == "0" else f"from_raw<{self.plan.types[j]}>({n})"

@@ -1,0 +1,167 @@
+"""From a graph to a Vitis or Vivado HLS project: checks, then puts the files together.
+
+Choices, in the order exactness, readability, hardware:
+
+- A tensor is an array of one ap_fixed type, the hull of its elements' types. Where they differ, every element still
+  lies on its own grid and in its own interval, because each quantizer takes its limits from constant tables; with all
+  loops unrolled and the layers inlined those are constants, and the tool narrows each element on its own.
+- An accumulator has the exact type of the graph, so nothing is configured and nothing overflows.
+- Constants are plain integers in `static const` arrays and become ap_fixed by their bits: no literal is parsed as a
+  floating-point number, and a million of them compile in seconds.
+- A quantizer is an ap_fixed assignment where one exists that is equal on every reachable value, else an explicit
+  formula with its interval.
+- Arrays are flat, in row-major order; a reshape is no code at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...hw_targets.devices import Device
+from ...ir.errors import CompileError
+from ...ir.evaluate import evaluate
+from ...ir.graph import Graph
+from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose
+from ...ir.types import MAX_BITS, Int64
+from ..project import Project
+from .functions import layer_function, parameters, top_function
+from .grids import Grid, common_grid, grid_of
+from .plan import JOIN, Plan, plan
+from .schedule import Schedule
+from .scripts import helpers, scripts
+from .tables import Tables
+from .testbench import testbench
+
+__all__ = ["SUPPORTED", "Hls", "check", "emit"]
+
+SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat)
+"""The primitives that this writer has a rule for."""
+
+_WIDEST = 400
+"""Bits of the widest C++ type: products and quantizers of two such values stay below the 1,024 of ap_int."""
+
+_EVENTS = 64
+"""Events of the test bench where no vectors are given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hls:
+    """A written HLS project: its files, the name of the top function, and the graph that it equals."""
+
+    project: Project
+    top: str
+    graph: Graph
+    plan: Plan
+
+
+def check(graph: Graph) -> list[str]:
+    """Everything that `emit` refuses, a sentence each that starts with the node's name; empty if nothing."""
+    found: list[str] = []
+    for node in graph.nodes:
+        where = f"{node.name} ({node.op.name})"
+        if not isinstance(node.op, SUPPORTED):
+            found.append(f"{where}: the HLS writer has no rule for this op; run the passes of PIPELINES['hardware']")
+            continue
+        if not node.type.size:
+            found.append(f"{where}: a tensor must have elements, not shape {list(node.type.shape)}")
+            continue
+        found += [f"{where}: {kind} of all elements on one grid need {grid.width} bits, of at most {limit}; "
+                  "give them closer exponents" for kind, grid, limit in _limited(node) if grid.width > limit]
+    ports = [(o.name, graph.nodes[o.node]) for o in graph.outputs]
+    found += [f"{name} (output): the raw values of all elements on one grid need {grid_of(n.op, n.type).width} bits, of at "
+              f"most {MAX_BITS}; quantize the output" for name, n in ports
+              if isinstance(n.op, SUPPORTED) and n.type.size and grid_of(n.op, n.type).width > MAX_BITS]
+    return found
+
+
+def _limited(node) -> list[tuple[str, Grid, int]]:
+    limit = MAX_BITS if isinstance(node.op, Input | Constant | Lookup) else _WIDEST
+    found = [("the values", grid_of(node.op, node.type), limit)]
+    if isinstance(node.op, Linear):
+        weights = node.op.weights
+        found.append(("the weights", common_grid(weights, weights, np.asarray(node.op.exp, np.int64)), MAX_BITS))
+    return found
+
+
+def emit(graph: Graph, device: Device, clock_ns: float, schedule: Schedule | None = None,
+         vectors: tuple[Mapping[str, Int64], Mapping[str, Int64]] | None = None) -> Hls:
+    """The project of a graph after the passes of PIPELINES["hardware"].
+
+    `vectors`: raw integers ``[events, *shape]`` of inputs and outputs by name for the test bench; by default random
+    ones and the reference evaluation of them. Raises `CompileError` for the first thing that `check` finds.
+    """
+    refused = check(graph)
+    if refused:
+        where, _, rule = refused[0].partition(": ")
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise CompileError(where, rule + more)
+    if not clock_ns > 0:
+        raise CompileError("clock", f"must have a period above 0 ns, not {clock_ns}")
+    schedule = schedule or Schedule()
+    design = plan(graph)
+    data = vectors or _random_vectors(graph)
+    project = Project({**_firmware(design, schedule), **testbench(design, *data), **helpers(),
+                       **scripts(design, device, clock_ns, schedule)})
+    return Hls(project, design.top, graph, design)
+
+
+def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
+    """Uniform integers in each element's interval, the first quarter of the events at its ends."""
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Int64] = {}
+    for i in graph.inputs:
+        node = graph.nodes[i]
+        lo, hi, _ = node.type.arrays()
+        x = rng.integers(lo, hi, (_EVENTS, *node.type.shape), endpoint=True)
+        ends = rng.random((_EVENTS // 4, *node.type.shape)) < 0.5
+        x[:_EVENTS // 4] = np.where(ends, lo, hi)
+        inputs[node.name] = x
+    if not inputs:
+        raise CompileError(graph.name, "a graph without inputs is constant, and needs no hardware")
+    return inputs, evaluate(graph, inputs)
+
+
+def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
+    files: dict[str, str] = {}
+    includes, functions = [], []
+    for function in design.functions:
+        tables = Tables(design.taken)
+        functions.append(layer_function(design, function, tables, schedule))
+        if tables.texts:
+            path = f"weights/{function.name}.h"
+            includes.append(f'#include "{path}"')
+            files[f"firmware/{path}"] = _header(f"The constants of layer {function.layer}, as plain integers.",
+                                                f"{function.name}_constants", "\n".join(tables.texts.values()))
+    head = [f"// {design.graph.name}: one function per layer, and the top function that calls them.",
+            f'#include "{design.top}.h"', '#include "fixed_point.h"', *includes, ""]
+    files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *functions, top_function(design, schedule)])
+    prototype = f"void {design.top}({', '.join(parameters(design))});"
+    if len(prototype) > 116:
+        prototype = f"void {design.top}(\n        " + ",\n        ".join(parameters(design)) + ");"
+    files[f"firmware/{design.top}.h"] = _header(f"The top function of {design.graph.name}.", design.top,
+                                                f'#include "types.h"\n\n{prototype}\n')
+    files["firmware/types.h"] = _header("The type of every tensor: ap_fixed<bits, integer bits>, real = n * 2^exponent.",
+                                        f"{design.top}_types", f'#include "ap_fixed.h"\n\n{_types(design)}')
+    return files
+
+
+def _header(comment: str, name: str, body: str) -> str:
+    guard = f"{name.upper()}_H_"
+    return f"// {comment}\n#ifndef {guard}\n#define {guard}\n\n{body}\n#endif\n"
+
+
+def _types(design: Plan) -> str:
+    lines = []
+    for i, node in enumerate(design.graph.nodes):
+        if design.storage[i] != i:
+            continue
+        grid = design.grids[i]
+        varies = "" if node.type.fixed.uniform else ", narrower where an element is"
+        lines.append(f"typedef {grid.cpp()} {design.types[i]}; // {node.op.name} {list(node.type.shape)}: {grid}{varies}")
+        if i in design.weight_types:
+            weights = design.weight_grid(i)
+            lines.append(f"typedef {weights.cpp()} {design.weight_types[i]}; // weights: {weights}")
+    return "\n".join(lines) + "\n"

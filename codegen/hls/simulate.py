@@ -1,0 +1,97 @@
+"""Runs the generated C++ on this machine, compiled against the ap_fixed headers; knows ports, not ops."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...hw_targets import process
+from ...ir.errors import CompileError
+from ...ir.types import Int64
+from ..project import Project
+from .ap_types import find_ap_types
+from .emit import Hls
+from .scripts import CPP_STANDARD
+from .templates import render
+from .testbench import Port, ports
+
+__all__ = ["FLAGS", "build", "simulate"]
+
+FLAGS = (f"-std={CPP_STANDARD}", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Werror")
+
+
+def simulate(hls: Hls, inputs: Mapping[str, Int64], time_limit_s: float = 600) -> dict[str, Int64]:
+    """Raw integers ``[events, *shape]`` by name in and out, computed by the generated C++.
+
+    Raises `CompileError` without a compiler or the headers, for missing inputs, wrong shapes, and values outside an
+    input's interval.
+    """
+    given, wanted = ports(hls.plan)
+    columns = [_packed(port, inputs) for port in given]
+    events = columns[0].shape[0]
+    if any(c.shape[0] != events for c in columns):
+        raise CompileError("inputs", f"must have the same number of events, not {[c.shape[0] for c in columns]}")
+    program = build(hls)
+    with tempfile.TemporaryDirectory() as folder:
+        source, sink = Path(folder) / "in.bin", Path(folder) / "out.bin"
+        np.concatenate(columns, axis=1).astype("<i8").tofile(source)
+        done = process.run([program, source, sink], where="HLS simulation", time_limit_s=time_limit_s)
+        if not done.ok:
+            reason = "did not finish in time" if done.timed_out else f"failed: {process.error_line(done.output)}"
+            raise CompileError("HLS simulation", reason)
+        raw = np.fromfile(sink, "<i8").reshape(events, -1).astype(np.int64)
+    return _unpacked(wanted, raw)
+
+
+def build(hls: Hls) -> Path:
+    """The program that simulates the design, compiled once per content."""
+    headers = find_ap_types()
+    if headers is None:
+        raise CompileError("HLS simulation", "needs the ap_fixed headers, and there are none",
+                           "source the settings64.sh of Vitis, or pip install 'hwcompile[hls]'")
+    given, wanted = ports(hls.plan)
+    harness = render("harness.cpp", top=hls.top, inputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in given],
+                     outputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in wanted])
+    own = {path: text for path, text in hls.project.files.items() if path.startswith("firmware/")}
+    project = Project({**own, "harness.cpp": harness})
+    key = Project({**project.files, "flags": " ".join((process.find_compiler() or "", str(headers), *FLAGS))}).digest
+    folder = process.cache_folder("hls") / key[:2] / key
+    program = folder / "simulate"
+    if not program.exists():
+        try:
+            for path, text in project.files.items():
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_text(str(text), encoding="utf-8")
+        except OSError as e:
+            raise CompileError(str(folder), f"the simulation cannot be written: {e.strerror or e}", "free space") from None
+        flags = (*FLAGS, f"-I{folder / 'firmware'}", "-isystem", str(headers))
+        sources = [folder / "firmware" / f"{hls.top}.cpp", folder / "harness.cpp"]
+        process.compile_cpp(sources, program, flags, where="HLS simulation")
+    return program
+
+
+def _packed(port: Port, inputs: Mapping[str, Int64]) -> NDArray[np.int64]:
+    name, _, _, t, shifts = port
+    if name not in inputs:
+        raise CompileError(f"input {name}", f"data must be given for every input, not only for {sorted(inputs)}")
+    x = np.asarray(inputs[name])
+    if x.ndim != len(t.shape) + 1 or x.shape[1:] != t.shape or x.dtype.kind not in "iu":
+        raise CompileError(f"input {name}", f"raw data must be integers of shape [events, {', '.join(map(str, t.shape))}], "
+                           f"not {x.dtype} of {list(x.shape)}")
+    lo, hi, _ = t.arrays()
+    if x.size and (np.any(x < lo) or np.any(x > hi)):
+        raise CompileError(f"input {name}", f"raw data must be within {t.fixed.lo}..{t.fixed.hi}")
+    return x.astype(np.int64).reshape(x.shape[0], -1) << shifts
+
+
+def _unpacked(wanted: list[Port], raw: Int64) -> dict[str, Int64]:
+    found: dict[str, Int64] = {}
+    start = 0
+    for name, _, _, t, shifts in wanted:
+        found[name] = (raw[:, start:start + t.size] >> shifts).reshape(-1, *t.shape)
+        start += t.size
+    return found
