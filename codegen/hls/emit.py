@@ -43,6 +43,9 @@ SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat)
 _WIDEST = 400
 """Bits of the widest C++ type: products and quantizers of two such values stay below the 1,024 of ap_int."""
 
+_LABELS = ("// The labels name the loops in the reports of the tools; for g++ they are unused.",
+           "#ifndef __SYNTHESIS__", '#pragma GCC diagnostic ignored "-Wunused-label"', "#endif")
+
 _EVENTS = 64
 """Events of the test bench where no vectors are given."""
 
@@ -126,18 +129,20 @@ def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
 
 def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
     files: dict[str, str] = {}
-    includes, functions = [], []
+    includes, functions, known = [], [], {}
     for function in design.functions:
-        tables = Tables(design.taken)
+        tables = Tables(design.taken, known)
         functions.append(layer_function(design, function, tables, schedule))
         if tables.texts:
             path = f"weights/{function.name}.h"
             includes.append(f'#include "{path}"')
             files[f"firmware/{path}"] = _header(f"The constants of layer {function.layer}, as plain integers.",
                                                 f"{function.name}_constants", "\n".join(tables.texts.values()))
+    constants = Tables(design.taken, known)
+    top = top_function(design, constants, schedule)
     head = [f"// {design.graph.name}: one function per layer, and the top function that calls them.",
-            f'#include "{design.top}.h"', '#include "fixed_point.h"', *includes, ""]
-    files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *functions, top_function(design, schedule)])
+            f'#include "{design.top}.h"', '#include "fixed_point.h"', *includes, "", *_LABELS, ""]
+    files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *functions, *constants.texts.values(), top])
     prototype = f"void {design.top}({', '.join(parameters(design))});"
     if len(prototype) > 116:
         prototype = f"void {design.top}(\n        " + ",\n        ".join(parameters(design)) + ");"
@@ -159,7 +164,7 @@ def _types(design: Plan) -> str:
         if design.storage[i] != i:
             continue
         grid = design.grids[i]
-        varies = "" if node.type.fixed.uniform else ", narrower where an element is"
+        varies = "" if node.type.fixed.uniform else "; the hull of its elements"
         lines.append(f"typedef {grid.cpp()} {design.types[i]}; // {node.op.name} {list(node.type.shape)}: {grid}{varies}")
         if i in design.weight_types:
             weights = design.weight_grid(i)

@@ -32,7 +32,7 @@ def layer_function(plan: Plan, function: Function, tables: Tables, schedule: Sch
     return "\n".join([*head, *_indented(body), "}", ""])
 
 
-def top_function(plan: Plan, schedule: Schedule) -> str:
+def top_function(plan: Plan, constants: Tables, schedule: Schedule) -> str:
     """The function that hardware is made of: one call per layer."""
     graph = plan.graph
     body: list[str] = []
@@ -42,15 +42,13 @@ def top_function(plan: Plan, schedule: Schedule) -> str:
             if i not in direct:
                 body += _array(plan, i)
         body += ["", f"{function.name}({', '.join(plan.names[i] for i in (*function.reads, *function.writes))});"]
-    constants = Tables(plan.taken)
     for o, port, own in zip(graph.outputs, plan.ports, plan.direct):
         if not own:
             body += ["", *_copy(plan, o.node, port, constants)]
     ports = [plan.names[i] for i in graph.inputs] + list(plan.ports)
     pragmas = [line for port in ports for line in _port_pragmas(port, schedule)]
     head = [*_signature(f"void {plan.top}", parameters(plan)), *pragmas, f"#pragma HLS PIPELINE II={schedule.ii}"]
-    text = "\n".join([*head, *_indented(body), "}", ""])
-    return "\n".join([*constants.texts.values(), text])
+    return "\n".join([*head, *_indented(body), "}", ""])
 
 
 def parameters(plan: Plan) -> list[str]:

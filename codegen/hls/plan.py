@@ -70,7 +70,7 @@ class Plan:
     types: tuple[str, ...]              # typedef of each node
     ports: tuple[str, ...]              # one per output of the graph
     direct: tuple[bool, ...]            # the output's port is the array itself: nothing else reads it
-    tables: dict[int, str]              # the table of a Constant, Linear or Lookup
+    tables: dict[int, str]              # array of a Constant, Linear or Lookup
     weight_types: dict[int, str]        # typedef of a Linear's weights
 
     @cached_property
@@ -97,9 +97,9 @@ def plan(graph: Graph) -> Plan:
     ports = tuple(of_node[storage[o.node]] if own else names.new(o.name, "_port") for o, own in zip(graph.outputs, direct))
     types = tuple(names.new(f"{of_node[i]}_t") if storage[i] == i else "" for i in range(len(graph.nodes)))
     types = tuple(types[i] for i in storage)
-    words = {Constant: "", Linear: "_weights", Lookup: "_table"}
-    tables = {i: names.new(of_node[i] + words[type(n.op)], "_values")
-              for i, n in enumerate(graph.nodes) if type(n.op) in words}
+    words = {Linear: "_weights", Lookup: "_table"}
+    tables = {i: of_node[i] if isinstance(n.op, Constant) else names.new(of_node[i] + words[type(n.op)], "_values")
+              for i, n in enumerate(graph.nodes) if isinstance(n.op, Constant | Linear | Lookup)}
     weight_types = {i: names.new(f"{tables[i]}_t") for i in tables if isinstance(graph.nodes[i].op, Linear)}
     return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types)
 

@@ -48,6 +48,12 @@ def array_index(shape: tuple[int, ...], variables: list[str]) -> str:
     return strided([v if n > 1 else "" for n, v in zip(shape, own)], strides(shape))
 
 
+def wrapped(target: str, expression: str, operator: str = "=") -> list[str]:
+    """The assignment on one line, or on two where it is long."""
+    line = f"{target} {operator} {expression};"
+    return [line] if len(line) <= 104 else [f"{target} {operator}", f"{INDENT * 2}{expression};"]
+
+
 def strides(shape: tuple[int, ...]) -> list[int]:
     """Elements from one index to the next, by axis."""
     return [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
@@ -94,7 +100,7 @@ class Body:
             value = self._accumulator(i)
             return [*lines, f"{self._target(i)} = {value};"] if value != self.plan.names[i] else lines
         kind = "" if i == self.nest.end else f"const {self.plan.types[i]} "
-        return [f"{kind}{self._target(i)} = {self._expression(i, node)};"]
+        return wrapped(f"{kind}{self._target(i)}", self._expression(i, node))
 
     def _target(self, i: int) -> str:
         return f"{self.plan.names[i]}[{self.index}]" if i == self.nest.end else self.plan.names[i]
@@ -123,7 +129,7 @@ class Body:
     def _constant(self, j: int, index: str) -> str:
         node, grid = self.nodes[j], self.plan.grids[j]
         raw = node.op.evaluate(node.type, ())[0].reshape(-1) << places(node.type, grid)
-        n = self.tables.parameter(self.plan.tables[j], raw, index, f"{node.name} {list(node.type.shape)}: {grid}")
+        n = self.tables.parameter(self.plan.tables[j], raw, index, f"{node.name} {list(node.type.shape)}: {grid}", True)
         return f"{self.plan.types[j]}(0)" if n == "0" else f"from_raw<{self.plan.types[j]}>({n})"
 
     # ---- ops --------------------------------------------------------------------------------------------------------
@@ -133,12 +139,12 @@ class Body:
         x, out = node.operands[0], self.nodes[node.operands[0]].type.shape
         values = linear_table(self.plan, i)
         table = self.tables.add(self.plan.tables[i], values,
-                                f"{node.name}, [outputs][inputs]: {self.plan.weight_grid(i)}")
+                                f"{node.name}, [outputs][inputs]: {self.plan.weight_grid(i)}", True)
         name, row = self._accumulator(i), self.variables[-1] or "0"
         index = array_index(out, [*self.variables[:-1], "k"])
         weight = f"from_raw<{self.plan.weight_types[i]}>({table}[{row}][{'k' if out[-1] > 1 else 0}])"
-        return [f"{self.plan.types[i]} {name} = 0;", f"{name}_sum: for (int k = 0; k < {out[-1]}; k++) {{", "#pragma HLS UNROLL",
-                f"{INDENT}{name} += {self.operand(x, index)} * {weight};", "}"]
+        return [f"{self.plan.types[i]} {name} = 0;", f"{self.plan.names[i]}_k: for (int k = 0; k < {out[-1]}; k++) {{", "#pragma HLS UNROLL",
+                *(INDENT + line for line in wrapped(name, f"{self.operand(x, index)} * {weight}", "+=")), "}"]
 
     def _reduce(self, i: int, node: Node) -> list[str]:
         assert isinstance(node.op, ReduceSum | ReduceMax)
@@ -156,7 +162,7 @@ class Body:
             kind = self.plan.types[self.plan.storage[x]]
         if shape[axis] == first:
             return [f"{kind} {name} = {start};"]
-        return [f"{kind} {name} = {start};", f"{name}_terms: for (int k = {first}; k < {shape[axis]}; k++) {{",
+        return [f"{kind} {name} = {start};", f"{self.plan.names[i]}_k: for (int k = {first}; k < {shape[axis]}; k++) {{",
                 "#pragma HLS UNROLL", f"{INDENT}{step}", "}"]
 
     def _expression(self, i: int, node: Node) -> str:
@@ -191,7 +197,7 @@ class Body:
         up = max(source.exp - op.step, 0)
         table = op.table.reshape(-1, op.table.shape[-1]) if op.table.ndim > 1 else op.table
         name = self.tables.add(self.plan.tables[i], table, f"{node.name}: entry n is the result for (n + {op.first}) * "
-                               f"2^{op.step}, as {self.plan.grids[i]}")
+                               f"2^{op.step}, as {self.plan.grids[i]}", True)
         position = f"raw_of<32>({self.operand(x)})"
         if up:
             position = f"{position} * {1 << up}"

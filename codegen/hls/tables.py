@@ -49,22 +49,22 @@ def _rows(values: list[int], suffix: str, indent: str) -> str:
 
 @dataclass
 class Tables:
-    """The tables of one layer, in the order they were asked for; equal ones of the same name are written once."""
+    """The tables of one file, in the order they were asked for; `known` is shared by all files of a design."""
 
     names: Names
+    known: dict[tuple[str, bytes], str]
     texts: dict[str, str] = field(default_factory=dict)
-    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
-    def add(self, name: str, values: Int64, comment: str) -> str:
-        """The identifier of the array."""
-        key = (name, values.tobytes())
-        if key not in self._known:
-            self._known[key] = self.names.new(name)
-            self.texts[self._known[key]] = array_text(self._known[key], values, comment)
-        return self._known[key]
+    def add(self, wanted: str, values: Int64, comment: str, reserved: bool = False) -> str:
+        """The identifier of the array: `wanted` itself where it was `reserved`, else one near it."""
+        key = (wanted, values.tobytes())
+        if key not in self.known:
+            self.known[key] = wanted if reserved else self.names.new(wanted)
+            self.texts[self.known[key]] = array_text(self.known[key], values, comment)
+        return self.known[key]
 
-    def parameter(self, name: str, values: Int64, index: str, comment: str) -> str:
+    def parameter(self, wanted: str, values: Int64, index: str, comment: str, reserved: bool = False) -> str:
         """A literal where all elements agree, else ``table[index]``."""
         if np.all(values == values.flat[0]):
             return literal(int(values.flat[0]))
-        return f"{self.add(name, values.reshape(-1), comment)}[{index}]"
+        return f"{self.add(wanted, values.reshape(-1), comment, reserved)}[{index}]"

@@ -11,8 +11,8 @@ from ... import templates
 __all__ = ["render"]
 
 
-def render(name: str, **values: object) -> str:
-    """The template `name` with its fields filled; an unknown field is an error."""
-    text = resources.files(templates).joinpath(f"hls/{name}.j2").read_text(encoding="utf-8")
+def render(template: str, /, **values: object) -> str:
+    """The text of a template with its fields filled; an unknown field is an error."""
+    text = resources.files(templates).joinpath(f"hls/{template}.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(text).render(values)
