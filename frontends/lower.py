@@ -67,14 +67,18 @@ def _input_quantizers(model: RealModel) -> dict[int, Quant]:
         if not quants:
             raise CompileError(f"input {name}", "nothing depends on it", "remove it from the model")
         first = quants[0][0]
-        if any(not _same(first, q) for q, _ in quants) or any(not direct and q.scale.size > 1 for q, direct in quants):
+        if any(not _same(first, q) for q, _ in quants) or any(not direct and _per_element(q) for q, direct in quants):
             raise CompileError(f"input {name}", "must have one quantizer, not several different ones", "quantize it once")
         found[i] = first
     return found
 
 
 def _same(a: Quant, b: Quant) -> bool:
-    return (a.lo, a.hi, a.rounding) == (b.lo, b.hi, b.rounding) and np.array_equal(a.scale, b.scale) and np.array_equal(a.zero, b.zero)
+    return a.rounding is b.rounding and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("lo", "hi", "scale", "zero"))
+
+
+def _per_element(q: Quant) -> bool:
+    return any(np.ndim(v) > 0 and np.size(v) > 1 for v in (q.scale, q.zero, q.lo, q.hi))
 
 
 def _input(builder: Builder, node: RealNode, q: Quant) -> Lazy:
@@ -83,13 +87,21 @@ def _input(builder: Builder, node: RealNode, q: Quant) -> Lazy:
     return Lazy(builder.add(op, name=node.name), (meaning,))
 
 
+_SHIFT_INVARIANT = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
+"""round(x + n) == round(x) + n for every integer n; the other modes depend on the sign or on being even."""
+
+
 def _target(q: Quant) -> tuple[Fixed, Affine]:
-    """(type of a quantizer's integers, their meaning): a power-of-two scale is the exponent, any other stays a scale."""
-    scale = as_rational(q.scale)
-    lo, hi = q.lo - q.zero, q.hi - q.zero
+    """(type of a quantizer's integers, their meaning): a power-of-two scale is the exponent, any other stays a scale.
+
+    A zero point moves the limits where the rounding allows it, else it stays in the meaning.
+    """
+    scale, moved = as_rational(q.scale), q.rounding in _SHIFT_INVARIANT or not np.any(q.zero)
+    lo, hi = (q.lo - q.zero, q.hi - q.zero) if moved else (q.lo, q.hi)
+    offset = Fraction(0) if moved else times(as_rational(-q.zero), scale)
     if is_power_of_two(scale):
-        return Fixed.of(lo, hi, power_of_two_exponents(scale)), IDENTITY
-    return Fixed.of(lo, hi, 0), Affine(scale)
+        return Fixed.of(lo, hi, power_of_two_exponents(scale)), Affine(Fraction(1), offset)
+    return Fixed.of(lo, hi, 0), Affine(scale, offset)
 
 
 # ---- quantizers -------------------------------------------------------------------------------------------------------
@@ -103,12 +115,14 @@ def _quant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
         return Lazy(softmax(builder, node.name, x, to, meaning, rounding), (meaning,))
     if x.function is not None:
         return Lazy(_table(builder, node, x, to, meaning, rounding), (meaning,))
-    if meaning.is_identity:
-        pass
-    elif isinstance(meaning.scale, Fraction) or x.simple:
-        x = x.scaled(as_rational(1 / np.asarray(meaning.scale, object)))
-    else:
-        x = Lazy(materialise(builder, x, node.name)).scaled(as_rational(1 / np.asarray(meaning.scale, object)))
+    if not is_zero(meaning.offset):
+        x = settle(builder, x, node.name)
+        x = replace(x, pieces=(Affine(x.affine.scale, plus(x.affine.offset, times(meaning.offset, Fraction(-1)))),))
+    inverse = as_rational(1 / np.asarray(meaning.scale, object))
+    if not (isinstance(inverse, Fraction) or x.simple):
+        x = Lazy(materialise(builder, x, node.name))
+    if not (isinstance(inverse, Fraction) and inverse == 1):
+        x = x.scaled(inverse)
     return Lazy(_rounded(builder, node.name, x, to, rounding), (meaning,))
 
 
@@ -155,13 +169,11 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
                            "quantize its operand, or give --calibrate data.npz")
     if not isinstance(to.exp, int):
         raise CompileError(node.name, "a table needs one output exponent, not one per channel", "use one scale")
-    shared = all(np.ndim(r) == 0 for p in x.pieces for r in (p.scale, p.offset)) and np.ndim(meaning.scale) == 0
+    shared = all(np.ndim(r) == 0 for p in (*x.pieces, meaning) for r in (p.scale, p.offset))
     shape = () if shared else t.shape
-    inner = replace(x, function=None)
-    argument = _real_values(inner, np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape)
-    target = Quant(np.ldexp(np.float64(1), to.exp) * np.asarray(meaning.scale, np.float64)[..., None] if np.ndim(meaning.scale)
-                   else np.float64(np.ldexp(float(meaning.scale), to.exp)), np.zeros((), np.int64),  # pyright: ignore[reportArgumentType]
-                   int(np.min(to.lo)), int(np.max(to.hi)), rounding)
+    argument = _real_values(replace(x, function=None), np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape)
+    unit, zero = (np.broadcast_to(np.asarray(r, np.float64), shape)[..., None] for r in (meaning.scale, meaning.offset))
+    target = Quant(np.ldexp(unit, to.exp), -np.ldexp(zero / unit, -to.exp).astype(np.int64), int(np.min(to.lo)), int(np.max(to.hi)), rounding)
     table = real.quantized(target, FUNCTIONS[x.function.function](argument)).astype(np.int64)
     return builder.add(Lookup(table, first, step, to.exp), x.node, name=node.name)
 

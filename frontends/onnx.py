@@ -33,12 +33,20 @@ class Const:
 class Ref:
     """A value of each event: node `index` of the real model.
 
-    Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is the quantizer, and the
-    node holds the real value that the codes stand for.
+    Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is their scale and zero
+    point, and the node holds the real value that the codes stand for.
     """
 
     index: int
-    codes: Quant | None = None
+    codes: Codes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """real = (code - zero) * scale."""
+
+    scale: NDArray[np.float64]
+    zero: NDArray[np.int64]
 
 
 Value: TypeAlias = Const | Ref
@@ -529,7 +537,7 @@ def _bits(c: Context, k: int, what: str = "the bit width") -> int:
     return int(values[0])
 
 
-def _apply_quant(c: Context, op: Quant, suffix: str = "") -> Value:
+def _apply_quant(c: Context, op: Quant) -> Value:
     """A quantizer of data, or of a constant, which then keeps its integers."""
     x = c.operand(0)
     if isinstance(x, Const):
@@ -539,7 +547,7 @@ def _apply_quant(c: Context, op: Quant, suffix: str = "") -> Value:
         ints = (quantized(Quant(np.float64(1), op.zero, op.lo, op.hi, op.rounding), steps.astype(np.float64)) - op.zero).astype(np.int64)
         return Const(ints * op.scale, ints, np.asarray(op.scale))
     rank = len(c.shape(x))
-    return c.add(Quant(c.event(op.scale, rank), c.event(op.zero, rank), op.lo, op.hi, op.rounding), x.index, suffix=suffix)
+    return c.add(Quant(c.event(op.scale, rank), c.event(op.zero, rank), op.lo, op.hi, op.rounding), x.index)
 
 
 def _quant(c: Context) -> Value:
@@ -618,14 +626,15 @@ def _quantize_linear(c: Context) -> Value:
     lo, hi = _INTEGER_RANGE[zero.dtype]
     x = c.operand(0)
     scale = _channels(c, _scale(c, 1), x, axis)
-    op = Quant(scale, _channels(c, zero.astype(np.int64), x, axis), lo, hi, Rounding.RND_CONV)
-    result = _apply_quant(c, op)
+    point = _channels(c, zero.astype(np.int64), x, axis)
+    if isinstance(x, Ref):
+        scale, point = (c.event(v, len(c.shape(x))) for v in (scale, point))
+    # The standard adds the zero point behind the rounding, so it only moves the limits.
+    result = _apply_quant(c, Quant(scale, np.zeros((), np.int64), lo - point, hi - point, Rounding.RND_CONV))
     if isinstance(result, Const):
         assert result.ints is not None
-        return Const((result.ints + op.zero).astype(zero.dtype))
-    node = c.builder.nodes[result.index].op
-    assert isinstance(node, Quant)
-    return Ref(result.index, node)
+        return Const((result.ints + point).astype(zero.dtype))
+    return Ref(result.index, Codes(scale, point))
 
 
 def _dequantize_linear(c: Context) -> Value:

@@ -36,12 +36,16 @@ class Input:
 
 @dataclass(frozen=True, eq=False)
 class Quant:
-    """(clamp(round(x / scale + zero), lo, hi) - zero) * scale; `scale` and `zero` broadcast against x."""
+    """(clamp(round(x / scale + zero), lo, hi) - zero) * scale; every array broadcasts against x.
+
+    `zero` is added before rounding, as QONNX defines it. A zero point that is added behind the rounding (ONNX
+    QuantizeLinear) moves the limits instead, and `zero` is 0.
+    """
 
     scale: Float
     zero: NDArray[np.int64]
-    lo: int
-    hi: int
+    lo: int | NDArray[np.int64]
+    hi: int | NDArray[np.int64]
     rounding: Rounding
 
 
@@ -235,7 +239,7 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 def quantized(op: Quant, x: Float) -> Float:
     """The integers of a quantizer, ``clamp(round(x / scale + zero), lo, hi)``, of float64 data."""
-    steps = np.clip(x / op.scale + op.zero, op.lo - 1.0, op.hi + 1.0)
+    steps = np.clip(x / op.scale + op.zero, np.subtract(op.lo, 1.0), np.add(op.hi, 1.0))
     whole = np.floor(steps)
     rest = steps - whole
     quarters = 4 * whole.astype(np.int64) + (rest > 0) + (rest >= 0.5) + (rest > 0.5)

@@ -32,7 +32,7 @@ def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, ro
     assert isinstance(x.function, real.Softmax)
     t, axis = builder.type(x.node), x.function.axis
     scale, offset = x.affine.scale, x.affine.offset
-    if not (isinstance(scale, Fraction) and isinstance(offset, Fraction) and meaning.is_identity
+    if not (isinstance(scale, Fraction) and isinstance(offset, Fraction) and meaning.is_identity  # no zero point either
             and isinstance(to.exp, int) and isinstance(t.fixed.exp, int)):
         raise CompileError(name, "softmax needs one scale on its operand and a power-of-two scale on its result",
                            "quantize per tensor, with a power-of-two scale behind softmax")

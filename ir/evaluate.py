@@ -68,12 +68,12 @@ def from_real(op: Input, x: ArrayLike) -> Int64:
     if real.dtype.kind == "f" and not np.isfinite(real).all():
         raise CompileError("input", f"data must be finite, not {real[~np.isfinite(real)][0]}", "clean the data")
     lo, hi, exp = op.fixed.arrays(op.shape)
-    offset = _floats(op.real.offset)
+    unit = np.ldexp(_floats(op.real.scale), exp)
+    zero = _floats(op.real.offset) / unit   # a zero point: added to the quotient, before rounding
     if is_power_of_two(op.real.scale):
-        steps = np.ldexp((real.astype(np.float64) - offset) / _floats(op.real.scale), -exp)
+        steps = real.astype(np.float64) / unit - zero
     else:
-        scale = np.ldexp(_floats(op.real.scale), exp).astype(np.float32)
-        steps = ((real.astype(np.float32) - offset.astype(np.float32)) / scale).astype(np.float64)
+        steps = (real.astype(np.float32) / unit.astype(np.float32) - zero.astype(np.float32)).astype(np.float64)
     n = round_ratio(_quarters(steps), np.int64(4), op.rounding)
     return np.asarray(overflowed(n, lo, hi, op.overflow), np.int64)
 

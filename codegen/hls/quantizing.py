@@ -58,7 +58,7 @@ def realised(op: Quantize, x: Tensor, source: Grid, result: Tensor, grid: Grid) 
     facts = _facts(op, x)
     if not facts.acts.any():
         return Cast(grid, ())
-    cast = _cast(op, facts, grid)
+    cast = _cast(op, facts, source, grid)
     return cast or _elementwise(op, facts, source, result, grid)
 
 
@@ -72,7 +72,7 @@ def _facts(op: Quantize, x: Tensor) -> _Facts:
     return _Facts(lo, hi, exp, rounds, low < lo, high > hi, x)
 
 
-def _cast(op: Quantize, facts: _Facts, grid: Grid) -> Cast | None:
+def _cast(op: Quantize, facts: _Facts, source: Grid, grid: Grid) -> Cast | None:
     """An ap_fixed type whose assignment equals the quantizer on every reachable value, if there is one."""
     clips = facts.clips_low | facts.clips_high
     low_side, high_side = (clips, clips) if op.overflow is Overflow.WRAP else (facts.clips_low, facts.clips_high)
@@ -80,6 +80,8 @@ def _cast(op: Quantize, facts: _Facts, grid: Grid) -> Cast | None:
     lows, highs = np.unique(facts.lo[low_side]), np.unique(facts.hi[high_side])
     if len(exps) != 1 or len(lows) > 1 or len(highs) > 1 or grid.exp < exps[0]:
         return None  # the last: some element that the quantizer leaves alone is finer than this type
+    if exps[0] - source.exp > source.width:
+        return None  # the headers of ap_fixed read the highest dropped bit, which must be one of the operand's
     by = grid.exp - int(exps[0])
     results = Grid(grid.lo << by, grid.hi << by, int(exps[0]))
     low, high = (int(e[0]) if len(e) else None for e in (lows, highs))

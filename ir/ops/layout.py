@@ -85,7 +85,8 @@ class Concat(Op):
         return Tensor(parts[0].shape, Fixed.of(*parts))
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        return np.concatenate(values, axis=self.axis + 1)
+        events = max(v.shape[0] for v in values)  # a constant has one event for all
+        return np.concatenate([np.broadcast_to(v, (events, *v.shape[1:])) for v in values], axis=self.axis + 1)
 
 
 def _spread(x: Tensor) -> Fixed:

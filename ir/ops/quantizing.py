@@ -167,10 +167,12 @@ class Lookup(Op):
             raise refuse(self, f"a table may have at most 2**20 entries, not {self.table.shape[-1]}", "quantize the operand")
         if self.table.ndim > 1 and self.table.shape[:-1] != x.shape:
             raise refuse(self, f"the table must have shape [entries] or [*{list(x.shape)}, entries], not {list(self.table.shape)}")
-        if np.any(np.asarray(x.fixed.exp) < self.step):
+        zero = (np.asarray(x.fixed.lo) == 0) & (np.asarray(x.fixed.hi) == 0)  # a zero lies on every grid
+        if np.any((np.asarray(x.fixed.exp) < self.step) & ~zero):
             raise refuse(self, f"the operand's grid (exponent {np.min(x.fixed.exp)}) is finer than the table's ({self.step})")
         lo, hi, exp = x.flat()
-        start, stop = (lo << (exp - self.step)) - self.first, (hi << (exp - self.step)) - self.first
+        up = np.maximum(exp - self.step, 0)
+        start, stop = (lo << up) - self.first, (hi << up) - self.first
         if start.size and (start.min() < 0 or stop.max() >= self.table.shape[-1]):
             raise refuse(self, f"the table covers {self.table.shape[-1]} values from {self.first}, which the operand leaves")
         if self.table.ndim == 1:
@@ -185,7 +187,7 @@ class Lookup(Op):
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
         (x,) = operands
-        index = (values[0] << (np.asarray(x.fixed.exp) - self.step)) - self.first
+        index = (values[0] << np.maximum(np.asarray(x.fixed.exp) - self.step, 0)) - self.first
         if self.table.ndim == 1:
             return self.table[index]
         rows = self.table.reshape(-1, self.table.shape[-1])

@@ -188,7 +188,8 @@ def _trimmed(builder: Builder, node: Node, op: Lookup, operand: int) -> int | No
     lo, hi, exp = builder.type(operand).flat()
     if not lo.size:
         return None
-    first, last = int((lo << (exp - op.step)).min()), int((hi << (exp - op.step)).max())
+    up = np.maximum(exp - op.step, 0)  # a zero on a finer grid is still zero
+    first, last = int((lo << up).min()), int((hi << up).max())
     if first == op.first and last == op.first + op.table.shape[-1] - 1:
         return None
     table = op.table[..., first - op.first:last - op.first + 1]

@@ -4,6 +4,8 @@ Weights and scales are multiples of powers of two and small, so that the standar
 equality can be demanded; real trained networks with float scales are in tests/models.
 """
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -194,7 +196,7 @@ def test_float_scales_become_requantize_and_equal_the_exact_arithmetic():
 
 
 def test_every_operator_is_tested():
-    text = open(__file__).read() + open(__file__.replace("test_onnx", "onnx_models")).read()
+    text = Path(__file__).read_text() + Path(__file__).with_name("onnx_models.py").read_text()
     untested = [name for name in OPERATORS if f'"{name}"' not in text and name != "IntQuant"]
     assert not untested
 
