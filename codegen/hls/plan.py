@@ -98,7 +98,7 @@ def plan(graph: Graph) -> Plan:
     types = tuple(names.new(f"{of_node[i]}_t") if storage[i] == i else "" for i in range(len(graph.nodes)))
     types = tuple(types[i] for i in storage)
     words = {Linear: "_weights", Lookup: "_table"}
-    tables = {i: of_node[i] if isinstance(n.op, Constant) else names.new(of_node[i] + words[type(n.op)], "_values")
+    tables = {i: of_node[i] if isinstance(n.op, Constant) else names.new(n.name + words[type(n.op)])
               for i, n in enumerate(graph.nodes) if isinstance(n.op, Constant | Linear | Lookup)}
     weight_types = {i: names.new(f"{tables[i]}_t") for i in tables if isinstance(graph.nodes[i].op, Linear)}
     return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types)

@@ -21,7 +21,7 @@ from .testbench import Port, ports
 
 __all__ = ["FLAGS", "build", "simulate"]
 
-FLAGS = (f"-std={CPP_STANDARD}", "-O1", "-w")
+FLAGS = (f"-std={CPP_STANDARD}", "-O2", "-w")
 
 
 def simulate(hls: Hls, inputs: Mapping[str, Int64], time_limit_s: float = 600) -> dict[str, Int64]:

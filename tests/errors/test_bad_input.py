@@ -1,0 +1,224 @@
+"""What users get wrong: one sentence, exit code 2, no traceback, nothing half-written."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_models import QONNX, Net
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODEL, DATA = EXAMPLES / "jet_tagger.onnx", EXAMPLES / "jet_tagger.npz"
+
+
+def hwcompile(*args, cwd=None):
+    return subprocess.run([sys.executable, "-m", "hwcompile", *map(str, args)], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def refused(*args, cwd=None):
+    """The sentence; asserts the manners."""
+    done = hwcompile(*args, cwd=cwd)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("hwcompile: ")
+
+
+def save(net, path, *outputs, change=lambda m: None):
+    model = net.model(*outputs)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def dense_net(w, **quant):
+    net = Net((2,))
+    weights = net.const(w)
+    return net, net.op("MatMul", net.quant("x", **quant), net.quant(weights, 0.25, 6))
+
+
+W = np.ones((2, 3))
+
+
+def dynamic(model):
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "n"
+
+
+CASES = {
+    "nan": (lambda: dense_net(np.full((2, 3), np.nan)), None, "weights must be finite, but contains NaN or Inf; check the training"),
+    "inf": (lambda: dense_net(np.full((2, 3), np.inf)), None, "weights must be finite"),
+    "zero_scale": (lambda: dense_net(W, scale=0.0), None, "the scale must be positive, not 0"),
+    "negative_scale": (lambda: dense_net(W, scale=-0.5), None, "the scale must be positive, not -0.5"),
+    "wide": (lambda: dense_net(W, bits=63), None, "the bit width must be one number from 1 to 62, not [63]"),
+    "fraction": (lambda: dense_net(W, zero=0.5), None, "the zero point must be whole, not 0.5"),
+    "rounding": (lambda: dense_net(W, rounding_mode="CEIL"), None, "rounding_mode must be one of ROUND, HALF_EVEN"),
+    "attribute": (lambda: dense_net(W, colour=3), None, "attribute 'colour' is not known; known here: "),
+    "dynamic": (lambda: dense_net(W), dynamic, "input x: only the first axis may be dynamic, not ['batch', 'n']; export the model with fixed"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_models(name, tmp_path):
+    make, change, sentence = CASES[name]
+    net, out = make()
+    path = save(net, tmp_path / "m.onnx", out, change=change or (lambda m: None))
+    assert sentence in refused(path)
+
+
+def test_unknown_operator(tmp_path):
+    net = Net((2,))
+    text = refused(save(net, tmp_path / "m.onnx", net.op("Einsum", "x", equation="bi->b")))
+    assert text.startswith("einsum1 (Einsum): operator is not supported; supported: Add, BatchNormalization")
+
+
+def test_weights_that_are_data(tmp_path):
+    net = Net((2,))
+    x = net.quant("x")
+    text = refused(save(net, tmp_path / "m.onnx", net.op("Gemm", x, net.op("Relu", x))))
+    assert text == "gemm6 (Gemm): weights must be constant, not the output of 'relu5'; export the model with constant folding"
+
+
+def test_transposed_batch(tmp_path):
+    net = Net((2,))
+    y = net.op("Gemm", net.quant("x"), net.const(W), transA=1)
+    assert "transA must be 0: it would move the batch axis" in refused(save(net, tmp_path / "m.onnx", y))
+
+
+def test_a_dequantizer_of_another_scale(tmp_path):
+    net = Net((2,))
+    zero = net.const(0, np.int8)
+    y = net.op("DequantizeLinear", net.op("QuantizeLinear", "x", net.const(0.5), zero), net.const(0.25), zero)
+    assert "must have the scale and zero point of the QuantizeLinear before it" in refused(save(net, tmp_path / "m.onnx", y))
+
+
+def test_arithmetic_on_codes(tmp_path):
+    net = Net((2,))
+    q = net.op("QuantizeLinear", "x", net.const(0.5), net.const(0, np.int8))
+    assert "would work on quantized integers; put a DequantizeLinear before it" in refused(save(net, tmp_path / "m.onnx", net.op("Relu", q)))
+
+
+def test_subgraphs(tmp_path):
+    inner = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "inner", [], [helper.make_tensor_value_info("y", 1, None)])
+    net = Net((2,))
+    y = net.op("If", net.const(True, np.bool_), "x", then_branch=inner, else_branch=inner)
+    assert "(If): operator is not supported" in refused(save(net, tmp_path / "m.onnx", y))
+
+
+def test_a_float_model_says_what_it_needs(tmp_path):
+    net = Net((4,))
+    path = save(net, tmp_path / "m.onnx", net.op("MatMul", "x", net.const(np.random.default_rng(0).normal(size=(4, 2)))))
+    assert refused(path) == ("input x: its precision is open: 'matmul2' reads it without a quantizer; give --calibrate data.npz with a few "
+                             "thousand events of real input, or export a quantized model")
+
+
+def test_huge_tensor(tmp_path):
+    model = onnx.load(MODEL)
+    model.graph.initializer.append(TensorProto(name="big", dims=[1 << 20, 1 << 12], data_type=TensorProto.FLOAT))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "a tensor must be smaller than 2 GB" in refused(tmp_path / "m.onnx")
+
+
+def test_data_that_do_not_fit_their_shape(tmp_path):
+    model = onnx.load(MODEL)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros(4, np.float32), model.graph.initializer[0].name))
+    model.graph.initializer[0].dims[0] = 64
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert "its stored data do not fit shape [64]" in refused(tmp_path / "m.onnx")
+
+
+def test_files(tmp_path):
+    assert refused(tmp_path / "none.onnx").endswith("none.onnx: there is no such file; check the path")
+    assert "is a folder, not a model file" in refused(tmp_path)
+    (tmp_path / "cut.onnx").write_bytes(MODEL.read_bytes()[:5000])
+    assert "is not an ONNX file, or it is truncated; export it again" in refused(tmp_path / "cut.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    assert "not an ONNX file" in refused(tmp_path / "text.onnx")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    assert "not an ONNX file" in refused(tmp_path / "empty.onnx")
+    (tmp_path / "m.hwc").write_text("hello")
+    assert "must start with 'hwcompile graph 1'" in refused(tmp_path / "m.hwc")
+
+
+def test_options(tmp_path):
+    assert refused(MODEL, "--target", "vu9").startswith("target: 'vu9' is not known; nearest are vu9p")
+    assert refused(MODEL, "--backend", "rtl,vhdl") == "backend: 'vhdl' is not known; known: rtl, hls, cpu"
+    assert "--bits and --tolerance need a model with open precisions" in refused(MODEL, "--bits", 8)
+    assert "0.01 ns" in refused(MODEL, "--clock-ns", 0.01, "--backend", "rtl")
+    config = tmp_path / "hwcompile.toml"
+    config.write_text("target = 'vu9p'\nreuse = 4\n")
+    assert f"{config}: option 'reuse' is not known; known: target, clock_ns" in refused(MODEL, "--config", config)
+    config.write_text("clock_ns = 'fast'\n")
+    assert "option 'clock_ns' must be of type float, not 'fast'" in refused(MODEL, "--config", config)
+    config.write_text("clock_ns = \n")
+    assert "is not a readable TOML file" in refused(MODEL, "--config", config)
+    done = hwcompile(MODEL, "--taget", "vu9p")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+@pytest.mark.parametrize("arrays,sentence", [
+    ({"x": np.zeros((5, 15))}, "array 'x' must have shape [events, 16], not [5, 15]"),
+    ({"a": np.zeros((5, 16)), "b": np.zeros(5)}, "must hold an array named 'input' for that input, not only ['a', 'b']"),
+    ({"x": np.full((5, 16), np.nan)}, "array 'x' must be finite, but holds nan at [0, 0]; clean the data"),
+    ({"x": np.zeros((0, 16))}, "must have shape [events, 16], not [0, 16]"),
+    ({"x": np.array([["a"] * 16])}, "must hold an array named 'input' for that input, not only []"),
+])
+def test_data_arrays(arrays, sentence, tmp_path):
+    np.savez(tmp_path / "d.npz", **arrays)
+    assert sentence in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "d.npz")
+
+
+def test_data_files(tmp_path):
+    (tmp_path / "d.npz").write_bytes(DATA.read_bytes()[:1000])
+    assert "must be an intact .npz or .npy file of numbers" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "d.npz")
+    np.save(tmp_path / "o.npy", np.array([object()]), allow_pickle=True)
+    assert "must be an intact .npz or .npy file of numbers" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "o.npy")
+    assert "there is no such file" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "no.npz")
+
+
+def test_output_folders(tmp_path):
+    out = tmp_path / "out"
+    args = (MODEL, "--backend", "cpu", "--no-verify", "--output", out)
+    assert hwcompile(*args).returncode == 0
+    assert refused(*args) == f"{out}: already holds a compiled project; add --overwrite or choose another --output"
+    assert hwcompile(*args, "--overwrite").returncode == 0
+    (out / "notes.txt").write_text("mine")
+    assert "holds 1 files that hwcompile did not write, such as 'notes.txt'" in refused(*args, "--overwrite")
+    (tmp_path / "file").write_text("")
+    assert "must be a folder, not a file" in refused(*args[:-1], tmp_path / "file")
+    assert refused("verify", tmp_path / "nowhere").endswith("must be a folder that hwcompile wrote; compile a model with --output first")
+    assert "cannot be read" in refused("report", tmp_path / "nowhere")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    import hwcompile as hc
+    from hwcompile.codegen import project
+
+    design = hc.compile(MODEL, backends=("cpu",))
+    monkeypatch.setattr(project.Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(hc.CompileError, match="cannot be written: No space left on device"):
+        design.write(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_tools_are_named(tmp_path, monkeypatch):
+    import hwcompile as hc
+    from hwcompile import driver
+
+    monkeypatch.setattr(driver.process, "find_compiler", lambda: None)
+    verification = hc.compile(MODEL, backends=("cpu",)).verify()
+    assert [r.note for r in verification.results if not r.vectors] == ["not run, no C++ compiler: install g++ or set CXX"]
+    shutil.rmtree(tmp_path)
+
+
+def test_domains(tmp_path):
+    net = Net((2,))
+    y = net.op("Quant", "x", domain="my.own")
+    assert "(Quant): operator of domain 'my.own' is not supported" in refused(save(net, tmp_path / "m.onnx", y))
+    assert QONNX
