@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.errors import CompileError
 from ..ir.graph import Graph
 from ..ir.ops import Constant, Input, Linear
 from ..ir.types import Tensor, bit_length
-from .model import LayerReport, Report, Resources, Timing
+from .model import LayerReport, NodeReport, Report, Resources, Timing
 
 __all__ = ["build_report"]
 
@@ -27,20 +28,41 @@ def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[An
     estimates = {e.name: e for e in costs.layers} if costs else {}
     rows = tuple(_layer(graph, x, estimates.get(x.name), synthesis.get(x.name)) for x in layers)
     whole = synthesis.get(next(reversed(synthesis))) if synthesis else None
-    timing = None
-    if costs is not None:
-        fmax = 1000 / (costs.path_ns + device.delay_ns.clock_to_q + device.delay_ns.setup) * (1 - device.margin.rtl) \
-            if costs.path_ns else 1000 / clock_ns
-        timing = Timing(clock_ns, costs.latency_cycles, 1, fmax)
     have = device.resources
     return Report(
-        graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram), timing, rows,
-        _resources(costs) if costs else None, _synthesised(whole), getattr(whole, "tool", "") if whole else "",
+        graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram),
+        _timing(device, clock_ns, costs), rows,
+        _resources(costs) if costs else None, _synthesised(whole), next((s.tool for s in synthesis.values() if hasattr(s, "tool")), ""),
         _ports(graph), tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
         dataclasses.asdict(found["deviation"]) if found.get("deviation") else None,
         dataclasses.asdict(calibration) if calibration else None, found.get("accuracy"),
-        tuple((n.name, n.op.name, tuple(graph.nodes[i].name for i in n.operands)) for n in graph.nodes),
-        tuple((name, seconds) for name, seconds in stages))
+        _nodes(graph, layers), tuple((name, seconds) for name, seconds in stages), getattr(whole, "sentence", ""))
+
+
+def _timing(device: Any, clock_ns: float, costs: Any) -> Timing | None:
+    if costs is None:
+        return None
+    period = (costs.path_ns + device.delay_ns.clock_to_q + device.delay_ns.setup) / (1 - device.margin.rtl)
+    return Timing(clock_ns, costs.latency_cycles, 1, 1000 / period if costs.path_ns else 1000 / clock_ns)
+
+
+def _nodes(graph: Graph, layers: Sequence[Any]) -> tuple[NodeReport, ...]:
+    """Every node with its type; a constant belongs to the first layer that reads it."""
+    layer_of: dict[int, str] = {}
+    for layer in layers:
+        for i in layer.nodes:
+            layer_of.setdefault(i, layer.name)
+    return tuple(NodeReport(n.name, n.op.name, tuple(graph.nodes[j].name for j in n.operands),
+                            "x".join(map(str, n.type.shape)), _type(n.type), layer_of.get(i, ""))
+                 for i, n in enumerate(graph.nodes))
+
+
+def _type(t: Tensor) -> str:
+    """The C++ type that holds every element, or the widths where 62 bits do not hold them all."""
+    try:
+        return t.fixed.hull().ap_fixed
+    except CompileError:
+        return f"{int(np.min(np.asarray(t.fixed.width)))} to {_widest(t)} bits, one type per element"
 
 
 def _resources(e: Any) -> Resources:
@@ -62,6 +84,11 @@ def _widest(t: Tensor) -> int:
     return int(np.max(np.asarray(t.fixed.width), initial=0))
 
 
+def _widths(t: Tensor) -> Any:
+    """The width of every element, flat."""
+    return np.broadcast_to(np.asarray(t.fixed.width), t.shape).reshape(-1)
+
+
 def _shape(graph: Graph, nodes: Sequence[int]) -> str:
     return " + ".join("x".join(map(str, graph.nodes[i].type.shape)) or "1" for i in nodes)
 
@@ -71,8 +98,7 @@ def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerRepo
     linear = [n for n in own if isinstance(n.op, Linear)]
     weights = [n.op.weights for n in linear if isinstance(n.op, Linear)]
     outputs = [graph.nodes[i].type for i in layer.outputs]
-    widths = np.concatenate([np.broadcast_to(np.asarray(t.fixed.width), t.shape).reshape(-1) for t in outputs]) if outputs else np.zeros(0, int)
-    bits, counts = np.unique(widths, return_counts=True)
+    bits, counts = np.unique(np.concatenate([np.zeros(0, int), *(_widths(t) for t in outputs)]), return_counts=True)
     return LayerReport(
         layer.name, " ".join(n.op.name for n in own), _shape(graph, layer.inputs), _shape(graph, layer.outputs),
         sum(int(np.count_nonzero(w)) * (n.type.size // max(n.type.shape[-1], 1)) for w, n in zip(weights, linear)),
@@ -89,9 +115,8 @@ def _ports(graph: Graph) -> tuple[dict[str, Any], ...]:
     found: list[dict[str, Any]] = []
     for kind, name, t, real in [("input", graph.nodes[i].name, graph.nodes[i].type, _meaning(graph.nodes[i].op)) for i in graph.inputs] + \
             [("output", o.name, graph.nodes[o.node].type, o.real) for o in graph.outputs]:
-        hull = t.fixed.hull()
-        found.append({"kind": kind, "name": name, "shape": list(t.shape), "type": hull.ap_fixed, "uniform": t.fixed.uniform,
-                      "bits": int(np.sum(np.broadcast_to(np.asarray(t.fixed.width), t.shape))),
+        found.append({"kind": kind, "name": name, "shape": list(t.shape), "type": _type(t), "uniform": t.fixed.uniform,
+                      "bits": int(np.sum(_widths(t))),
                       "scaled": real is not None and not real.is_identity})
     return tuple(found)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..ir.errors import CompileError
 
-__all__ = ["LayerReport", "Report", "Resources", "Timing", "from_json"]
+__all__ = ["LayerReport", "NodeReport", "Report", "Resources", "Timing", "from_json"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Resources:
     carry: float | None = None
 
     def shares(self, device: Resources) -> dict[str, float]:
-        """Each as a fraction of the device's."""
-        return {k: getattr(self, k) / getattr(device, k) if getattr(device, k) else 0.0 for k in ("lut", "ff", "dsp", "bram")}
+        """Each as a fraction of the device's; infinite where the device has none and some are used."""
+        found: dict[str, float] = {}
+        for kind in ("lut", "ff", "dsp", "bram"):
+            used, have = getattr(self, kind), getattr(device, kind)
+            found[kind] = used / have if have else math.inf if used else 0.0
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer: what it computes, the widths it works with, and what it costs; `operations` are those of the unrolled program. `width_histogram`: bits -> outputs."""
+    """One layer: what it computes, the widths it works with, and what it costs.
+
+    `operations` are those of the unrolled program. `width_histogram`: bits -> how many outputs have them. `note` says why
+    there is no synthesis.
+    """
 
     name: str
     ops: str
@@ -64,8 +72,23 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class NodeReport:
+    """One node of the graph: `type` is the smallest one that holds all its elements, `layer` is empty outside layers."""
+
+    name: str
+    op: str
+    operands: tuple[str, ...]
+    shape: str = ""
+    type: str = ""
+    layer: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything known about a compiled design; `as_json` and `from_json` round-trip."""
+    """Everything known about a compiled design; `as_json` and `from_json` round-trip.
+
+    `synthesis_note` says why there are no numbers for the whole although a synthesis ran.
+    """
 
     name: str
     version: str
@@ -82,8 +105,9 @@ class Report:
     deviation: Mapping[str, Any] | None
     calibration: Mapping[str, Any] | None
     accuracy: Mapping[str, Any] | None
-    graph: tuple[tuple[str, str, tuple[str, ...]], ...]
+    graph: tuple[NodeReport, ...]
     stages: tuple[tuple[str, float], ...]
+    synthesis_note: str = ""
 
     def as_json(self) -> str:
         """JSON text; a number that does not exist (NaN) is null."""
@@ -103,22 +127,26 @@ def _clean(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def _resources(values: Mapping[str, Any] | None) -> Resources | None:
+    return None if values is None else Resources(**values)
+
+
+def _layer(values: Mapping[str, Any]) -> LayerReport:
+    return LayerReport(**{**values, "estimate": _resources(values["estimate"]), "synthesis": _resources(values["synthesis"])})
+
+
+def _timing(values: Mapping[str, Any] | None) -> Timing | None:
+    return None if values is None else Timing(**{k: v for k, v in values.items() if k != "latency_ns"})
+
+
 def from_json(text: str, where: str = "report.json") -> Report:
     """Read back what `Report.as_json` wrote. Raises `CompileError` for anything else."""
     try:
         v = json.loads(text)
-        if v["timing"]:
-            v["timing"].pop("latency_ns", None)
-
-        def resources(r: Any) -> Resources | None:
-            return None if r is None else Resources(**r)
-        layers = tuple(LayerReport(**{**x, "estimate": resources(x["estimate"]), "synthesis": resources(x["synthesis"])})
-                       for x in v["layers"])
-        timing = None if v["timing"] is None else Timing(**v["timing"])
-        graph = tuple((name, op, tuple(operands)) for name, op, operands in v["graph"])
-        device = Resources(**v["device"])
-        return Report(**{**v, "layers": layers, "timing": timing, "graph": graph, "device": device, "estimate": resources(v["estimate"]),
-                         "synthesis": resources(v["synthesis"]), "ports": tuple(v["ports"]), "verification": tuple(v["verification"]),
-                         "stages": tuple((n, s) for n, s in v["stages"])})
-    except (ValueError, KeyError, TypeError) as e:
+        return Report(**{
+            **v, "layers": tuple(_layer(x) for x in v["layers"]), "timing": _timing(v["timing"]), "device": Resources(**v["device"]),
+            "graph": tuple(NodeReport(**{**n, "operands": tuple(n["operands"])}) for n in v["graph"]),
+            "estimate": _resources(v["estimate"]), "synthesis": _resources(v["synthesis"]), "ports": tuple(v["ports"]),
+            "verification": tuple(v["verification"]), "stages": tuple((n, s) for n, s in v["stages"])})
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CompileError(where, f"is not a report that this version wrote ({type(e).__name__}: {e})", "compile the model again") from None

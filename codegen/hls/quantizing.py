@@ -66,7 +66,7 @@ def _facts(op: Quantize, x: Tensor) -> _Facts:
     x_lo, x_hi, x_exp = x.flat()
     lo, hi, exp = (f.reshape(-1) for f in op.to.arrays(x.shape))
     if op.overflow is Overflow.SAT_SYM:
-        lo = np.where(lo < 0, np.maximum(lo, -hi), lo)
+        lo = np.minimum(np.where(lo < 0, np.maximum(lo, -hi), lo), hi)  # where hi is negative too, all becomes hi
     low, high = (np.broadcast_to(op.rounded(np.asarray(n), x), x.shape).reshape(-1) for n in (x.fixed.lo, x.fixed.hi))
     rounds = (exp > x_exp) & ((x_lo != 0) | (x_hi != 0))
     return _Facts(lo, hi, exp, rounds, low < lo, high > hi, x)
