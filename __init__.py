@@ -1,12 +1,12 @@
 """hwcompile: quantized networks to FPGA hardware, exactly.
 
-    import hwcompile as hc
+import hwcompile as hc
 
-    design = hc.compile("model.onnx", target="vu9p", clock_ns=5)
-    design.verify(x)              # every engine equal to the reference, bit for bit
-    design.report                 # LUT, FF, DSP, latency, Fmax
-    design.predict(x)             # the emulation, at the machine's speed
-    design.write("build/model")   # Verilog, HLS C++, engine, report
+design = hc.compile("model.onnx", target="vu9p", clock_ns=5)
+design.verify(x)              # every engine equal to the reference, bit for bit
+design.report                 # LUT, FF, DSP, latency, Fmax
+design.predict(x)             # the emulation, at the machine's speed
+design.write("build/model")   # Verilog, HLS C++, engine, report
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["CompileError", "Design", "compile", "load", "load_target", "open_design", "targets"]
 
-_HOMES = {"Design": "driver", "compile": "driver", "load": "driver", "open_design": "driver", "load_target": "hw_targets",
-          "targets": "hw_targets"}
+_HOMES = {
+    "Design": "driver",
+    "compile": "driver",
+    "load": "driver",
+    "open_design": "driver",
+    "load_target": "hw_targets",
+    "targets": "hw_targets",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +36,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'hwcompile' has no attribute '{name}'")
     from importlib import import_module
+
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -30,7 +30,9 @@ class Options:
     backend: str = _option("What to write, comma separated: rtl, hls, cpu.", "rtl,hls,cpu")
     calibrate: str | None = _option("Float data (.npz, .npy) that closes the precisions a float model leaves open.")
     bits: int | None = _option("With --calibrate: the width of every open weight and value.")
-    tolerance: float | None = _option("With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01].")
+    tolerance: float | None = _option(
+        "With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01]."
+    )
     data: str | None = _option("Event data (.npz, .npy) to verify with; 'label' in it gives the accuracy.")
     events: int = _option("Most events of the data to verify with.", 10_000)
     synth: bool = _option("Synthesize every layer and the whole with Yosys.", False)
@@ -111,8 +113,16 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
     if options.output is not None:
         check_replaceable(Path(options.output), options.overwrite)
     progress = _Progress(quiet=as_json)
-    design = compile_model(model, options.target, options.clock_ns, backends=tuple(b.strip() for b in options.backend.split(",")),
-                           calibration=options.calibrate, bits=options.bits, tolerance=options.tolerance, progress=progress.stage)
+    design = compile_model(
+        model,
+        options.target,
+        options.clock_ns,
+        backends=tuple(b.strip() for b in options.backend.split(",")),
+        calibration=options.calibrate,
+        bits=options.bits,
+        tolerance=options.tolerance,
+        progress=progress.stage,
+    )
     shapes = {design.graph.nodes[i].name: design.graph.nodes[i].type.shape for i in design.graph.inputs}
     data, labels = read_events(options.data, shapes) if options.data else (None, None)
     if options.verify:
@@ -139,7 +149,9 @@ def _finish(design: Any, progress: _Progress, as_json: bool, folder: Path | None
     else:
         print_report(report, progress.console)
         if folder:
-            progress.console.print(f"written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", highlight=False)
+            progress.console.print(
+                f"written to {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}", highlight=False
+            )
     _exit_on_mismatch(design.found.get("verification"), progress)
 
 
@@ -148,7 +160,10 @@ def _exit_on_mismatch(verification: Any, progress: _Progress) -> None:
         return
     for result in verification.results:
         if result.mismatches:
-            progress.error(f"{result.engine}: {result.first or result.note}" + (f" ({result.note})" if result.first and result.note else ""))
+            progress.error(
+                f"{result.engine}: {result.first or result.note}"
+                + (f" ({result.note})" if result.first and result.note else "")
+            )
     sys.exit(1)
 
 
@@ -167,7 +182,14 @@ def targets_command() -> None:
     for name in targets():
         d = load_target(name)
         r = d.resources
-        table.add_row(d.name, d.part, d.family, ", ".join(d.boards), *(f"{v:,}" for v in (r.lut, r.ff, r.dsp, r.bram)), f"{d.clock_ns:g}")
+        table.add_row(
+            d.name,
+            d.part,
+            d.family,
+            ", ".join(d.boards),
+            *(f"{v:,}" for v in (r.lut, r.ff, r.dsp, r.bram)),
+            f"{d.clock_ns:g}",
+        )
     _Progress().console.print(table)
 
 
@@ -201,7 +223,9 @@ def report_command(folder: str, as_json: bool) -> None:
     try:
         text = path.read_text()
     except OSError as e:
-        raise CompileError(str(path), f"cannot be read: {e.strerror or e}", "give a folder that hwcompile wrote") from None
+        raise CompileError(
+            str(path), f"cannot be read: {e.strerror or e}", "give a folder that hwcompile wrote"
+        ) from None
     report = from_json(text, str(path))
     if as_json:
         click.echo(text, nl=False)
@@ -257,10 +281,19 @@ class _Progress:
 
         @contextmanager
         def shown() -> Any:
-            columns = (TextColumn("synthesize"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-            with Progress(*columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True) as bar:
+            columns = (
+                TextColumn("synthesize"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
+            with Progress(
+                *columns, console=self.console, disable=self.quiet or not self.console.is_terminal, transient=True
+            ) as bar:
                 task = bar.add_task("", total=None)
                 yield lambda done, total, result: bar.update(task, completed=done, total=total, description=result.name)
+
         return shown()
 
     def error(self, text: str) -> None:

@@ -67,7 +67,11 @@ def load(source: str | Path | bytes | Any) -> RealModel | Graph:
     Raises `CompileError` for files that cannot be read or hold something unsupported.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
-        raise CompileError(str(source), "is a folder, not a model file", "give the .onnx file, or use 'hwcompile report' for a compiled folder")
+        raise CompileError(
+            str(source),
+            "is a folder, not a model file",
+            "give the .onnx file, or use 'hwcompile report' for a compiled folder",
+        )
     if isinstance(source, str | Path) and Path(source).suffix == ".hwc":
         return parse_graph(_read_text(Path(source)), str(source))
     return read_onnx(source)
@@ -82,9 +86,17 @@ def _read_text(path: Path) -> str:
         raise CompileError(str(path), f"cannot be read: {e}", "check the path") from None
 
 
-def compile(model: Any, target: str = "vu9p", clock_ns: float | None = None, *, backends: Sequence[str] = tuple(BACKENDS),
-            calibration: Any = None, bits: int | None = None, tolerance: float | None = None,
-            progress: Progress = lambda stage, seconds: None) -> Design:
+def compile(
+    model: Any,
+    target: str = "vu9p",
+    clock_ns: float | None = None,
+    *,
+    backends: Sequence[str] = tuple(BACKENDS),
+    calibration: Any = None,
+    bits: int | None = None,
+    tolerance: float | None = None,
+    progress: Progress = lambda stage, seconds: None,
+) -> Design:
     """Compile a model for a device.
 
     `model`: whatever `load` takes, or its result. `clock_ns`: the clock period, the device's own by default.
@@ -110,8 +122,11 @@ def compile(model: Any, target: str = "vu9p", clock_ns: float | None = None, *, 
                     tolerance = 0.01
                 quantized, chosen = calibrate(source, _input_data(calibration, _shapes(source)), bits, tolerance)
         elif bits is not None or tolerance is not None:
-            raise CompileError("calibration", "--bits and --tolerance need a model with open precisions and --calibrate data.npz",
-                               "leave them out for a quantized model")
+            raise CompileError(
+                "calibration",
+                "--bits and --tolerance need a model with open precisions and --calibrate data.npz",
+                "leave them out for a quantized model",
+            )
         with stages("lower"):
             law = run(lower(quantized), PIPELINES["simplify"])
     else:
@@ -149,7 +164,7 @@ class _Stages:
     seconds: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
-    def __call__(self, name: str):  # noqa: ANN204
+    def __call__(self, name: str):
         started = time.perf_counter()
         yield
         spent = time.perf_counter() - started
@@ -185,7 +200,10 @@ class Design:
     def hls(self) -> hls.Hls:
         """The HLS project, with a few golden vectors for its test bench."""
         from .ir.evaluate import evaluate
-        return hls.emit(self.hardware, self.device, self.clock_ns, vectors=(self._golden, evaluate(self.hardware, self._golden)))
+
+        return hls.emit(
+            self.hardware, self.device, self.clock_ns, vectors=(self._golden, evaluate(self.hardware, self._golden))
+        )
 
     @cached_property
     def cpu(self) -> cpu.Engine:
@@ -220,21 +238,28 @@ class Design:
         else:
             engines = {"reference": self._reference, **self._engines()}
             if engine not in engines:
-                raise CompileError("engine", f"'{engine}' is not available here", f"available: cpu, {', '.join(engines)}")
+                raise CompileError(
+                    "engine", f"'{engine}' is not available here", f"available: cpu, {', '.join(engines)}"
+                )
             results = engines[engine](inputs)
-        out = {o.name: np.asarray(results[o.name]) if raw
-               else to_real(self.graph.nodes[o.node].type, o.real, np.asarray(results[o.name], np.int64)) for o in self.graph.outputs}
+        out = {
+            o.name: np.asarray(results[o.name])
+            if raw
+            else to_real(self.graph.nodes[o.node].type, o.real, np.asarray(results[o.name], np.int64))
+            for o in self.graph.outputs
+        }
         return next(iter(out.values())) if len(out) == 1 else out
 
     def _reference(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
         from .ir.evaluate import evaluate
+
         return evaluate(self.graph, inputs)
 
     def _engines(self) -> dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]]:
         """The engines that can run on this machine for the chosen backends."""
         found: dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]] = {}
         if "cpu" in self.backends and self.cpu.compiled:
-            found["cpu"] = lambda x: self.cpu.run(x)
+            found["cpu"] = self.cpu.run
         if "rtl" in self.backends and find_verilator() and process.find_compiler():
             found["rtl"] = lambda x: simulate_rtl(self.rtl, x)
         if "hls" in self.backends and find_ap_types() and process.find_compiler():
@@ -273,8 +298,10 @@ class Design:
         if result.engine != "rtl" or result.first is None:
             return result
         event = result.first.event
-        wrong = different_layers(self.rtl, {k: v[event:event + 1] for k, v in vectors.items()})
-        return dataclasses.replace(result, note=f"differs in layer {', '.join(wrong)}" if wrong else "differs in the top module")
+        wrong = different_layers(self.rtl, {k: v[event : event + 1] for k, v in vectors.items()})
+        return dataclasses.replace(
+            result, note=f"differs in layer {', '.join(wrong)}" if wrong else "differs in the top module"
+        )
 
     def deviate(self, x: Any) -> Deviation | None:
         """How far the compiled outputs are from the model's own float64 evaluation on `x`; None without a model."""
@@ -293,21 +320,31 @@ class Design:
         output = self.graph.outputs[0].name
         compiled = self.predict(x)
         compiled = compiled if not isinstance(compiled, dict) else compiled[output]
-        found = {"compiled": float(np.mean(compiled.argmax(-1) == labels)), "events": len(labels), "model": float("nan")}
+        found = {
+            "compiled": float(np.mean(compiled.argmax(-1) == labels)),
+            "events": len(labels),
+            "model": float("nan"),
+        }
         if self.model is not None:
             floats = evaluate_real(self.model, _input_data(x, _shapes(self.model)))[self.model.outputs[0][1]]
             found["model"] = float(np.mean(floats.argmax(-1) == labels))
         self.found["accuracy"] = found
         return found
 
-    def synthesize(self, *, time_limit_s: float = 300, processes: int = 2,
-                   progress: Callable[[int, int, Any], None] | None = None) -> dict[str, Synthesis | Failure]:
+    def synthesize(
+        self, *, time_limit_s: float = 300, processes: int = 2, progress: Callable[[int, int, Any], None] | None = None
+    ) -> dict[str, Synthesis | Failure]:
         """Synthesize the Verilog with Yosys, each layer and the whole, in parallel processes and cached by content."""
         with self.stages("synthesize"):
             files = self.rtl.sources
-            jobs = [Job(m.layer, {p: t for p, t in files.items() if p == f"src/{m.name}.v"}, m.name) for m in self.rtl.verilog.layers]
+            jobs = [
+                Job(m.layer, {p: t for p, t in files.items() if p == f"src/{m.name}.v"}, m.name)
+                for m in self.rtl.verilog.layers
+            ]
             jobs.append(Job(self.rtl.top, files, self.rtl.top))
-            results = synthesize_many(jobs, self.device, processes=processes, time_limit_s=time_limit_s, progress=progress)
+            results = synthesize_many(
+                jobs, self.device, processes=processes, time_limit_s=time_limit_s, progress=progress
+            )
         self.found["synthesis"] = {job.name: result for job, result in zip(jobs, results)}
         return self.found["synthesis"]
 
@@ -319,8 +356,17 @@ class Design:
         costs = None
         if "rtl" in self.backends:
             costs = estimate(self.rtl.scalar, self.rtl.pipeline, self.device, self.clock_ns)
-        return build_report(self.hardware, self.device, self.clock_ns, layers(self.hardware), costs, self.calibration, self.found,
-                            self.stages.seconds, VERSION)
+        return build_report(
+            self.hardware,
+            self.device,
+            self.clock_ns,
+            layers(self.hardware),
+            costs,
+            self.calibration,
+            self.found,
+            self.stages.seconds,
+            VERSION,
+        )
 
     def project(self) -> Project:
         """Every file of the design: rtl/, hls/, engine/, model.hwc, report.json and report.html."""
@@ -341,7 +387,9 @@ class Design:
 
 def _proof_result(proof: Proof, seconds: float) -> EngineResult:
     proved, wrong = len(proof.layers), len(proof.failures)
-    note = f"{proved} matrices proved equal to their {proof.adders:,} adders" + (f"; {proof.failures[0]}" if wrong else "")
+    note = f"{proved} matrices proved equal to their {proof.adders:,} adders" + (
+        f"; {proof.failures[0]}" if wrong else ""
+    )
     return EngineResult("proof", proved + wrong, wrong, seconds, note=note)
 
 
@@ -349,6 +397,7 @@ def open_design(folder: str | Path) -> Design:
     """A design from the folder that `write` made, with the Verilog, HLS and engine files as they are on disk now."""
     path = Path(folder)
     from .report.model import from_json
+
     if not path.is_dir():
         raise CompileError(str(path), "must be a folder that hwcompile wrote", "compile a model with --output first")
     graph = parse_graph(_read_text(path / "model.hwc"), str(path / "model.hwc"))
@@ -367,4 +416,9 @@ def open_design(folder: str | Path) -> Design:
 
 def _on_disk(project: Project, folder: Path) -> Project:
     """The files of a project as the folder has them."""
-    return Project({p: _read_text(folder / p) if isinstance(c, str) else (folder / p).read_bytes() for p, c in project.files.items()})
+    return Project(
+        {
+            p: _read_text(folder / p) if isinstance(c, str) else (folder / p).read_bytes()
+            for p, c in project.files.items()
+        }
+    )

@@ -62,7 +62,9 @@ class Project:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         except OSError as e:
-            raise CompileError(str(target), f"cannot be written: {e.strerror or e}", "free space or choose another --output") from e
+            raise CompileError(
+                str(target), f"cannot be written: {e.strerror or e}", "free space or choose another --output"
+            ) from e
         return target
 
     def _fill(self, folder: Path) -> None:
@@ -89,7 +91,12 @@ def check_replaceable(target: Path, overwrite: bool) -> None:
         own = set()
     foreign = [p for p in present if p not in own]
     if foreign:
-        raise CompileError(str(target), f"holds {len(foreign)} files that hwcompile did not write, such as '{foreign[0]}'",
-                           "choose another --output or move them away")
+        raise CompileError(
+            str(target),
+            f"holds {len(foreign)} files that hwcompile did not write, such as '{foreign[0]}'",
+            "choose another --output or move them away",
+        )
     if not overwrite:
-        raise CompileError(str(target), "already holds a compiled project", "add --overwrite or choose another --output")
+        raise CompileError(
+            str(target), "already holds a compiled project", "add --overwrite or choose another --output"
+        )

@@ -12,8 +12,28 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from ..ir.rounding import Rounding
 from .lower import exact_weight_bits
-from .real import (Bipolar, Clip, Concat, Dense, Float, Function, Gather, Input, Leaky, Mul, Offset, Quant, RealBuilder, RealModel,
-                   RealNode, Reshape, Scale, Softmax, Transpose, evaluate_real)
+from .real import (
+    Bipolar,
+    Clip,
+    Concat,
+    Dense,
+    Float,
+    Function,
+    Gather,
+    Input,
+    Leaky,
+    Mul,
+    Offset,
+    Quant,
+    RealBuilder,
+    RealModel,
+    RealNode,
+    Reshape,
+    Scale,
+    Softmax,
+    Transpose,
+    evaluate_real,
+)
 
 __all__ = ["Calibration", "Deviation", "calibrate", "deviation", "open_precisions"]
 
@@ -68,8 +88,9 @@ def open_precisions(model: RealModel) -> tuple[str, ...]:
     return tuple(model.nodes[s.node].name for s in _sites(fold_scales(model), outputs=False))
 
 
-def calibrate(model: RealModel, inputs: Mapping[str, Any], bits: int | None = None,
-              tolerance: float | None = None) -> tuple[RealModel, Calibration]:
+def calibrate(
+    model: RealModel, inputs: Mapping[str, Any], bits: int | None = None, tolerance: float | None = None
+) -> tuple[RealModel, Calibration]:
     """Insert quantizers with power-of-two scales wherever the model leaves a precision open.
 
     `inputs`: float data by input name, ``[events, *shape]``. Either `bits`, the width of every open weight and value, or
@@ -78,7 +99,9 @@ def calibrate(model: RealModel, inputs: Mapping[str, Any], bits: int | None = No
     weights, and clipped where that lowers the mean square error.
     """
     if (bits is None) == (tolerance is None):
-        raise CompileError("calibration", "takes either a number of bits or a tolerance", "give --bits 8 or --tolerance 0.01")
+        raise CompileError(
+            "calibration", "takes either a number of bits or a tolerance", "give --bits 8 or --tolerance 0.01"
+        )
     if bits is not None and not 2 <= bits <= _MOST_BITS:
         raise CompileError("calibration", f"bits must be from 2 to {_MOST_BITS}, not {bits}")
     if tolerance is not None and not 0 < tolerance < 1:
@@ -87,7 +110,9 @@ def calibrate(model: RealModel, inputs: Mapping[str, Any], bits: int | None = No
     data = {k: np.asarray(v)[:_EVENTS] for k, v in inputs.items()}
     values = evaluate_real(folded, data)
     if any(not np.isfinite(v).all() for v in values):
-        raise CompileError("calibration", "the float model gives NaN or Inf on these data", "clean the data or the model")
+        raise CompileError(
+            "calibration", "the float model gives NaN or Inf on these data", "clean the data or the model"
+        )
     if not len(values[0]):
         raise CompileError("calibration", "needs at least one event")
     task = _Task(folded, data, values, _sites(folded, outputs=True))
@@ -118,8 +143,11 @@ class _Task:
                 break
         else:
             reached = self.distance(dict.fromkeys(self.sites, _MOST_BITS)).relative_rms
-            raise CompileError("calibration", f"a tolerance of {tolerance:g} is not reached with {_MOST_BITS} bits (then {reached:.2g})",
-                               "allow a larger tolerance")
+            raise CompileError(
+                "calibration",
+                f"a tolerance of {tolerance:g} is not reached with {_MOST_BITS} bits (then {reached:.2g})",
+                "allow a larger tolerance",
+            )
         for site in self.sites:
             while widths[site] > 2:
                 narrower = {**widths, site: widths[site] - 1}
@@ -167,6 +195,7 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
         """Mark the narrowest place that decides the precision of value i: behind layout, the producer itself."""
         if not _narrow(model, i):
             found[_Site(i, weights=False)] = None
+
     for i, node in enumerate(model.nodes):
         op = node.op
         if isinstance(op, Input) and not (users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])):
@@ -181,7 +210,9 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
         elif isinstance(op, Function | Softmax | Mul | Concat):
             for j in node.operands:
                 open_value(j)
-        if isinstance(op, Function | Softmax) and not (users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])):
+        if isinstance(op, Function | Softmax) and not (
+            users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])
+        ):
             found[_Site(i, weights=False)] = None
     if outputs and found:  # a float model's outputs get a precision too; a quantized model's are exact as they are
         for _, i in model.outputs:
@@ -214,8 +245,12 @@ def _ends_quantized(model: RealModel, users: list[list[int]], i: int) -> bool:
     """Everything behind node i up to a quantizer is affine or a limit, so that a requantize carries its scale exactly."""
     return bool(users[i]) and all(
         isinstance(model.nodes[u].op, Quant)
-        or isinstance(model.nodes[u].op, Offset | Clip | Leaky | Scale | Reshape | Transpose) and _ends_quantized(model, users, u)
-        for u in users[i])
+        or (
+            isinstance(model.nodes[u].op, Offset | Clip | Leaky | Scale | Reshape | Transpose)
+            and _ends_quantized(model, users, u)
+        )
+        for u in users[i]
+    )
 
 
 def _power_of_two(x: Float) -> bool:
@@ -225,32 +260,31 @@ def _power_of_two(x: Float) -> bool:
 def fold_scales(model: RealModel) -> RealModel:
     """Batch normalizations into the float weights beside them: ``(x @ w + b) * g = x @ (w * g) + b * g``."""
     nodes = list(model.nodes)
-    count = np.zeros(len(nodes), int)
-    for node in nodes:
-        for j in node.operands:
-            count[j] += 1
+    readers = np.bincount([j for node in nodes for j in node.operands], minlength=len(nodes))
+    results = {i for _, i in model.outputs}
     for i, node in enumerate(nodes):
         if not isinstance(node.op, Scale):
             continue
+        chain = _dense_chain(nodes, node.operands[0])
         factor = np.asarray(node.op.factor)
-        before = node.operands[0]
-        chain = [before] if isinstance(nodes[before].op, Dense) else []
-        if isinstance(nodes[before].op, Offset) and isinstance(nodes[nodes[before].operands[0]].op, Dense):
-            chain = [before, nodes[before].operands[0]]
-        if not chain or any(count[k] != 1 for k in chain) or factor.reshape(-1).size not in (1, node.shape[-1]) \
-                or any(n != 1 for n in factor.shape[:-1]) or any(k in dict(map(reversed, model.outputs)) for k in chain):
+        per_column = factor.size in (1, node.shape[-1]) and all(n == 1 for n in factor.shape[:-1])
+        if not chain or not per_column or any(readers[k] != 1 or k in results for k in chain):
             continue
         for k in chain:
             op = nodes[k].op
             if isinstance(op, Offset):
                 nodes[k] = replace(nodes[k], op=Offset(op.offset * factor))
-            elif isinstance(op, Dense) and op.ints is None:
+            elif isinstance(op, Dense):
                 nodes[k] = replace(nodes[k], op=Dense(op.weights * factor.reshape(-1)))
-            else:
-                break
-        else:
-            nodes[i] = RealNode(node.name, Reshape(node.shape), node.operands, node.shape)
+        nodes[i] = RealNode(node.name, Reshape(node.shape), node.operands, node.shape)
     return RealModel(model.name, tuple(nodes), model.outputs)
+
+
+def _dense_chain(nodes: list[RealNode], i: int) -> list[int]:
+    """Node i, and what it reads, if that is a matrix of float weights with or without a bias behind it; else nothing."""
+    chain = [i, nodes[i].operands[0]] if isinstance(nodes[i].op, Offset) else [i]
+    op = nodes[chain[-1]].op
+    return chain if isinstance(op, Dense) and op.ints is None else []
 
 
 # ---- how wide -------------------------------------------------------------------------------------------------------------
@@ -282,6 +316,7 @@ def _best_exponent(values: Float, lo: int, hi: int, clip: bool) -> int:
     def error(e: int) -> float:
         unit = 2.0**e
         return float(np.mean(np.square(np.clip(np.floor(sample / unit + 0.5), lo, hi) * unit - sample)))
+
     return min(choices, key=lambda e: (error(e), -e))
 
 
@@ -290,11 +325,10 @@ def _quantized_weights(op: Dense, bits: int) -> Dense:
     steps = (1 << (bits - 1)) - 1
     scale = np.ldexp(1.0, _exponent(np.abs(op.weights).max(axis=0, initial=0), steps))
     ints = np.clip(np.round(op.weights / scale), -steps, steps).astype(np.int64)
-    return Dense(ints * scale, ints, scale)
+    return Dense(ints.astype(np.float64) * scale, ints, scale)
 
 
 def _significant(x: Float, bits: int) -> Float:
     """x rounded to `bits` significant bits."""
     mantissa, exponent = np.frexp(x)
     return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
-

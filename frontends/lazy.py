@@ -49,22 +49,30 @@ class Lazy:
         if self.simple:
             return replace(self, pieces=pieces)
         assert isinstance(factor, Fraction)
-        return replace(self, pieces=pieces, lo=None if self.lo is None else self.lo * factor,
-                       hi=None if self.hi is None else self.hi * factor)
+        return replace(
+            self,
+            pieces=pieces,
+            lo=None if self.lo is None else self.lo * factor,
+            hi=None if self.hi is None else self.hi * factor,
+        )
 
     def clipped(self, lo: Fraction | None, hi: Fraction | None) -> Lazy:
         """clip(real, lo, hi) on top of an earlier clip."""
+
         def limit(v: Fraction | None, outer: Fraction | None) -> Fraction | None:
             if v is None:
                 return outer
             v = v if lo is None else max(v, lo)
             return v if hi is None else min(v, hi)
+
         return replace(self, lo=limit(self.lo, lo), hi=limit(self.hi, hi))
 
     def arranged(self, node: int, f: Callable[[Any], Any], shape: tuple[int, ...]) -> Lazy:
         """The value after a layout op: `f` rearranges per-element meanings given at the full `shape`."""
+
         def move(r: Rational) -> Rational:
             return r if isinstance(r, Fraction) else as_rational(f(np.broadcast_to(r, shape)))
+
         return replace(self, node=node, pieces=tuple(Affine(move(p.scale), move(p.offset)) for p in self.pieces))
 
 
@@ -101,14 +109,20 @@ def constant(builder: Builder, r: Rational, name: str) -> int | None:
         return None
     n, exp = found
     low = int(exp.min(initial=0))
-    return builder.add(Constant(n, exp if exp.size and np.any(exp != exp.flat[0]) else int(exp.flat[0]) if exp.size else low), name=name)
+    return builder.add(
+        Constant(n, exp if exp.size and np.any(exp != exp.flat[0]) else int(exp.flat[0]) if exp.size else low),
+        name=name,
+    )
 
 
 def settle(builder: Builder, value: Lazy, name: str) -> Lazy:
     """Realise whatever is not affine (clips, pieces), keeping a scale pending where that is possible."""
     if value.function is not None:
-        raise CompileError(name, f"the result of {_function_name(value)} must be quantized before it is used",
-                           "add a quantizer behind it, or give --calibrate data.npz")
+        raise CompileError(
+            name,
+            f"the result of {_function_name(value)} must be quantized before it is used",
+            "add a quantizer behind it, or give --calibrate data.npz",
+        )
     if value.simple:
         return value
     p = value.affine
@@ -133,9 +147,8 @@ def materialise(builder: Builder, value: Lazy, name: str) -> int:
         node = builder.add(Maximum() if value.join == "max" else Minimum(), node, other, name=f"{name}.{value.join}")
     for limit, op, part in ((value.lo, Maximum(), "low"), (value.hi, Minimum(), "high")):
         if limit is not None:
-            part = "relu" if limit == 0 and part == "low" else part
-            at = _required(builder, limit, f"{name}.{part}.limit", name)
-            node = builder.add(op, node, at, name=f"{name}.{part}")
+            called = f"{name}.relu" if limit == 0 and part == "low" else f"{name}.{part}"
+            node = builder.add(op, node, _required(builder, limit, f"{called}.limit", name), name=called)
     return node
 
 
@@ -158,6 +171,10 @@ def _required(builder: Builder, r: Rational, part: str, name: str) -> int:
     found = constant(builder, r, part)
     if found is None:
         worst = max(np.asarray(r, object).flat, key=lambda v: v.denominator)
-        raise CompileError(name, f"the value {float(worst):g} is no multiple of a power of two within {MAX_BITS} bits, so it "
-                           "cannot be computed exactly here", "quantize before this operation")
+        raise CompileError(
+            name,
+            f"the value {float(worst):g} is no multiple of a power of two within {MAX_BITS} bits, so it "
+            "cannot be computed exactly here",
+            "quantize before this operation",
+        )
     return found

@@ -14,7 +14,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import Builder, Graph, Output
 from ..ir.ops import Linear, Lookup, Quantize, Requantize
 from ..ir.ops.quantizing import MAX_TABLE
-from ..ir.rational import IDENTITY, Affine, as_rational, is_power_of_two, power_of_two_exponents
+from ..ir.rational import Affine, as_rational, is_power_of_two, power_of_two_exponents
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
@@ -63,18 +63,24 @@ def _input_quantizers(model: RealModel) -> dict[int, Quant]:
             elif isinstance(node.op, layout):
                 reached.add(model.nodes.index(node))
             else:
-                raise CompileError(f"input {name}", f"its precision is open: '{node.name}' reads it without a quantizer", _NEEDS)
+                raise CompileError(
+                    f"input {name}", f"its precision is open: '{node.name}' reads it without a quantizer", _NEEDS
+                )
         if not quants:
             raise CompileError(f"input {name}", "nothing depends on it", "remove it from the model")
         first = quants[0][0]
         if any(not _same(first, q) for q, _ in quants) or any(not direct and _per_element(q) for q, direct in quants):
-            raise CompileError(f"input {name}", "must have one quantizer, not several different ones", "quantize it once")
+            raise CompileError(
+                f"input {name}", "must have one quantizer, not several different ones", "quantize it once"
+            )
         found[i] = first
     return found
 
 
 def _same(a: Quant, b: Quant) -> bool:
-    return a.rounding is b.rounding and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("lo", "hi", "scale", "zero"))
+    return a.rounding is b.rounding and all(
+        np.array_equal(getattr(a, k), getattr(b, k)) for k in ("lo", "hi", "scale", "zero")
+    )
 
 
 def _per_element(q: Quant) -> bool:
@@ -132,7 +138,10 @@ def _rounded(builder: Builder, name: str, x: Lazy, to: Fixed, rounding: Rounding
         return builder.add(Quantize(to, rounding, Overflow.SAT), materialise(builder, x, name), name=name)
     # Rounding is monotone: it commutes with max, min and clip.
     lo, hi = _limited(x, to, rounding)
-    nodes = [builder.add(Requantize(p.scale, p.offset, Fixed.of(lo, hi, to.exp), rounding), x.node, name=name) for p in x.pieces]
+    nodes = [
+        builder.add(Requantize(p.scale, p.offset, Fixed.of(lo, hi, to.exp), rounding), x.node, name=name)
+        for p in x.pieces
+    ]
     node = nodes[0]
     for other in nodes[1:]:
         node = builder.add(ops.Maximum() if x.join == "max" else ops.Minimum(), node, other, name=f"{name}.{x.join}")
@@ -147,11 +156,13 @@ def _shifts(p: Affine) -> bool:
 
 def _limited(x: Lazy, to: Fixed, rounding: Rounding) -> tuple[Any, Any]:
     """The target interval, narrowed by the pending clip."""
+
     def at(limit: Fraction) -> Any:
         point = Tensor((), Fixed.of(0, 0, 0))
         shape = np.broadcast_shapes(np.shape(to.lo), np.shape(to.hi), np.shape(to.exp))
         op = Requantize(Fraction(0), limit, to, rounding)
         return op.evaluate(point, [Tensor(shape, Fixed.of(0, 0, 0))], np.zeros((1, *shape), np.int64))[0]
+
     lo = to.lo if x.lo is None else np.maximum(to.lo, at(x.lo))
     hi = to.hi if x.hi is None else np.minimum(to.hi, at(x.hi))
     return lo, hi
@@ -165,23 +176,36 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
     step = int(exp.min())
     first, last = int((lo << (exp - step)).min()), int((hi << (exp - step)).max())
     if last - first + 1 > MAX_TABLE:
-        raise CompileError(node.name, f"a table of {x.function.function} over {last - first + 1} values exceeds 2**20 entries",
-                           "quantize its operand, or give --calibrate data.npz")
+        raise CompileError(
+            node.name,
+            f"a table of {x.function.function} over {last - first + 1} values exceeds 2**20 entries",
+            "quantize its operand, or give --calibrate data.npz",
+        )
     if not isinstance(to.exp, int):
         raise CompileError(node.name, "a table needs one output exponent, not one per channel", "use one scale")
-    shared = all(np.ndim(r) == 0 for p in (*x.pieces, meaning) for r in (p.scale, p.offset))
+    shared = all(isinstance(r, Fraction) for p in (*x.pieces, meaning) for r in (p.scale, p.offset))
     shape = () if shared else t.shape
-    argument = _real_values(replace(x, function=None), np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape)
+    argument = _real_values(
+        replace(x, function=None), np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape
+    )
     unit, zero = (np.broadcast_to(np.asarray(r, np.float64), shape)[..., None] for r in (meaning.scale, meaning.offset))
-    target = Quant(np.ldexp(unit, to.exp), -np.ldexp(zero / unit, -to.exp).astype(np.int64), int(np.min(to.lo)), int(np.max(to.hi)), rounding)
+    target = Quant(
+        np.ldexp(unit, to.exp),
+        -np.ldexp(zero / unit, -to.exp).astype(np.int64),
+        int(np.min(to.lo)),
+        int(np.max(to.hi)),
+        rounding,
+    )
     table = real.quantized(target, FUNCTIONS[x.function.function](argument)).astype(np.int64)
     return builder.add(Lookup(table, first, step, to.exp), x.node, name=node.name)
 
 
 def _real_values(x: Lazy, values: Float, shape: tuple[int, ...]) -> Float:
     """The real meaning of node values, ``[*shape, entries]``, in float64: what a table is made of."""
+
     def spread(r: Any) -> Float:
         return np.broadcast_to(np.asarray(r, np.float64), shape)[..., None]
+
     pieces = [spread(p.scale) * values + spread(p.offset) for p in x.pieces]
     out = np.maximum.reduce(pieces) if x.join == "max" else np.minimum.reduce(pieces)
     out = out if x.lo is None else np.maximum(out, float(x.lo))
@@ -214,7 +238,9 @@ def _dense(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     if is_zero(offset):
         return Lazy(result, (Affine(scale),))
     rows = np.broadcast_to(np.asarray(offset, object), builder.type(x.node).shape)
-    columns = rows @ (ints.astype(object) * np.asarray([Fraction(2) ** int(e) for e in np.broadcast_to(exp, ints.shape[1:])], object))
+    columns = rows @ (
+        ints.astype(object) * np.asarray([Fraction(2) ** int(e) for e in np.broadcast_to(exp, ints.shape[1:])], object)
+    )
     return Lazy(result, (Affine(scale, times(as_rational(columns), factor)),))
 
 
@@ -229,7 +255,9 @@ def _weights(node: RealNode, op: real.Dense) -> tuple[Any, Any, Any]:
         return op.ints, 0, scale
     grid = exact_weight_bits(op)
     if grid is None:
-        raise CompileError(node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", _NEEDS)
+        raise CompileError(
+            node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", _NEEDS
+        )
     return np.ldexp(op.weights, -grid).astype(np.int64), grid, Fraction(1)
 
 
@@ -247,7 +275,7 @@ def _scale(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     assert isinstance(node.op, real.Scale)
     factor = as_rational(node.op.factor)
     x = operands[0]
-    if x.function is not None or not (x.simple or isinstance(factor, Fraction) and factor > 0):
+    if x.function is not None or not (x.simple or (isinstance(factor, Fraction) and factor > 0)):
         x = settle(builder, x, node.name)
     return _broadened(builder, node, x.scaled(factor), node.op.factor)
 
@@ -315,7 +343,9 @@ def _product(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     pure = all(is_zero(v.affine.offset) and isinstance(v.affine.scale, Fraction) for v in (x, y))
     if not pure:
         x, y = (Lazy(materialise(builder, v, node.name)) for v in (x, y))
-    return Lazy(builder.add(ops.Mul(), x.node, y.node, name=node.name), (Affine(times(x.affine.scale, y.affine.scale)),))
+    return Lazy(
+        builder.add(ops.Mul(), x.node, y.node, name=node.name), (Affine(times(x.affine.scale, y.affine.scale)),)
+    )
 
 
 # ---- layout -----------------------------------------------------------------------------------------------------------
@@ -325,11 +355,17 @@ def _layout(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     x = operands[0] if not isinstance(operands[0].function, real.Softmax) else settle(builder, operands[0], node.name)
     shape, op = builder.type(x.node).shape, node.op
     if isinstance(op, real.Reshape):
-        return x.arranged(builder.add(ops.Reshape(op.shape), x.node, name=node.name), lambda a: a.reshape(op.shape), shape)
+        return x.arranged(
+            builder.add(ops.Reshape(op.shape), x.node, name=node.name), lambda a: a.reshape(op.shape), shape
+        )
     if isinstance(op, real.Transpose):
-        return x.arranged(builder.add(ops.Transpose(op.axes), x.node, name=node.name), lambda a: a.transpose(op.axes), shape)
+        return x.arranged(
+            builder.add(ops.Transpose(op.axes), x.node, name=node.name), lambda a: a.transpose(op.axes), shape
+        )
     assert isinstance(op, real.Gather)
-    return x.arranged(builder.add(ops.Gather(op.indices), x.node, name=node.name), lambda a: a.reshape(-1)[op.indices], shape)
+    return x.arranged(
+        builder.add(ops.Gather(op.indices), x.node, name=node.name), lambda a: a.reshape(-1)[op.indices], shape
+    )
 
 
 def _concat(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
@@ -341,6 +377,7 @@ def _concat(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     def along(pick: Callable[[Affine], Any]) -> Any:
         full = [np.broadcast_to(np.asarray(pick(v.affine), object), s) for v, s in zip(parts, shapes)]
         return as_rational(np.concatenate(full, axis=node.op.axis))  # pyright: ignore[reportAttributeAccessIssue]
+
     return Lazy(joined, (Affine(along(lambda p: p.scale), along(lambda p: p.offset)),))
 
 
@@ -365,12 +402,27 @@ def _grid_offset(p: Affine) -> Any | None:
         return None
     ratio = as_rational(np.asarray(p.offset, object) / scale)
     found = dyadic(ratio)
-    return ratio if found is not None and int(np.max(np.asarray(bit_length(np.abs(found[0]))))) < MAX_BITS // 2 else None
+    return (
+        ratio if found is not None and int(np.max(np.asarray(bit_length(np.abs(found[0]))))) < MAX_BITS // 2 else None
+    )
 
 
 _RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
-    real.Quant: _quant, real.Bipolar: _bipolar, real.Dense: _dense, real.Scale: _scale, real.Offset: _offset,
-    real.Clip: _clip, real.Leaky: _leaky, real.Function: _function, real.Softmax: _function, real.Add: _sum, real.Sub: _sum,
-    real.Mul: _product, real.Reshape: _layout, real.Transpose: _layout, real.Gather: _layout, real.Concat: _concat,
+    real.Quant: _quant,
+    real.Bipolar: _bipolar,
+    real.Dense: _dense,
+    real.Scale: _scale,
+    real.Offset: _offset,
+    real.Clip: _clip,
+    real.Leaky: _leaky,
+    real.Function: _function,
+    real.Softmax: _function,
+    real.Add: _sum,
+    real.Sub: _sum,
+    real.Mul: _product,
+    real.Reshape: _layout,
+    real.Transpose: _layout,
+    real.Gather: _layout,
+    real.Concat: _concat,
 }
 """How each real op is lowered."""

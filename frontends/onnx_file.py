@@ -36,7 +36,9 @@ def load_model(source: str | Path | bytes | Any) -> tuple[Any, str]:
             raise CompileError(where, f"cannot be read: {e.strerror or e}", "check the path") from None
         model = _parsed(data, where)
     if not model.graph.node:
-        raise CompileError(where, "must be an ONNX model with at least one operator", "check that this is the right file")
+        raise CompileError(
+            where, "must be an ONNX model with at least one operator", "check that this is the right file"
+        )
     tensors = [*model.graph.initializer, *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t"))]
     for tensor in tensors:
         _check_size(tensor, where)
@@ -64,13 +66,18 @@ def _check_size(tensor: Any, where: str) -> None:
     import onnx
 
     if any(d < 0 for d in tensor.dims) or len(tensor.dims) > _MAX_RANK:
-        raise CompileError(f"{where}: {tensor.name}", f"a tensor must have at most {_MAX_RANK} axes of known length, not {list(tensor.dims)}")
+        raise CompileError(
+            f"{where}: {tensor.name}",
+            f"a tensor must have at most {_MAX_RANK} axes of known length, not {list(tensor.dims)}",
+        )
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     except (KeyError, ValueError):
         raise CompileError(f"{where}: {tensor.name}", f"ONNX type {tensor.data_type} is not supported") from None
     if math.prod(tensor.dims) * dtype.itemsize >= _MAX_TENSOR_BYTES:
-        raise CompileError(f"{where}: {tensor.name}", "a tensor must be smaller than 2 GB", "this is no network for a trigger")
+        raise CompileError(
+            f"{where}: {tensor.name}", "a tensor must be smaller than 2 GB", "this is no network for a trigger"
+        )
 
 
 def _load_external(tensor: Any, folder: Path | None, where: str) -> None:
@@ -81,10 +88,14 @@ def _load_external(tensor: Any, folder: Path | None, where: str) -> None:
     location = entries.get("location", "")
     what = f"{where}: {tensor.name}"
     if folder is None:
-        raise CompileError(what, f"its weights are in the external file '{location}'", "give the model's path instead of its bytes")
+        raise CompileError(
+            what, f"its weights are in the external file '{location}'", "give the model's path instead of its bytes"
+        )
     path = (folder / location).resolve()
     if not location or not path.is_relative_to(folder.resolve()):
-        raise CompileError(what, f"external weights must lie in the model's folder, not at '{location}'", "export the model again")
+        raise CompileError(
+            what, f"external weights must lie in the model's folder, not at '{location}'", "export the model again"
+        )
     size = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
@@ -97,8 +108,11 @@ def _load_external(tensor: Any, folder: Path | None, where: str) -> None:
             f.seek(offset)
             data = f.read(length)
     except OSError as e:
-        raise CompileError(what, f"external weights '{location}' cannot be read: {e.strerror or e}",
-                           "keep the .data file beside the model") from None
+        raise CompileError(
+            what,
+            f"external weights '{location}' cannot be read: {e.strerror or e}",
+            "keep the .data file beside the model",
+        ) from None
     if len(data) != length:
         raise CompileError(what, f"external weights '{location}' are truncated", "copy the .data file again")
     tensor.raw_data = data
@@ -117,7 +131,9 @@ def _array(tensor: Any, where: str) -> NDArray[Any]:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
     except (ValueError, TypeError) as e:
-        raise CompileError(where, f"its stored data do not fit shape {list(tensor.dims)} ({e})", "export the model again") from None
+        raise CompileError(
+            where, f"its stored data do not fit shape {list(tensor.dims)} ({e})", "export the model again"
+        ) from None
 
 
 def input_shape(tensor: Any) -> tuple[int, ...]:
@@ -125,12 +141,16 @@ def input_shape(tensor: Any) -> tuple[int, ...]:
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.type.tensor_type.shape.dim]
     if not tensor.type.HasField("tensor_type") or not dims:
         raise CompileError(f"input {tensor.name}", "must be a tensor with a batch axis in front")
-    if any(not isinstance(d, int) or d <= 0 for d in dims[1:]):
-        raise CompileError(f"input {tensor.name}", f"only the first axis may be dynamic, not {dims}",
-                           "export the model with fixed shapes")
-    if math.prod(dims[1:]) >= 1 << 24:
-        raise CompileError(f"input {tensor.name}", f"at most 2**24 values per event, not {dims[1:]}")
-    return tuple(int(d) for d in dims[1:])
+    shape = [d for d in dims[1:] if isinstance(d, int) and d > 0]
+    if len(shape) < len(dims) - 1:
+        raise CompileError(
+            f"input {tensor.name}",
+            f"only the first axis may be dynamic, not {dims}",
+            "export the model with fixed shapes",
+        )
+    if math.prod(shape) >= 1 << 24:
+        raise CompileError(f"input {tensor.name}", f"at most 2**24 values per event, not {shape}")
+    return tuple(shape)
 
 
 def attribute_values(node: Any, where: str) -> dict[str, Any]:
@@ -142,7 +162,9 @@ def attribute_values(node: Any, where: str) -> dict[str, Any]:
         if a.type == onnx.AttributeProto.TENSOR:
             found[a.name] = _array(a.t, f"{where}: {a.name}")
         elif a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise CompileError(where, f"attribute '{a.name}' holds a subgraph, which is not supported", "export without control flow")
+            raise CompileError(
+                where, f"attribute '{a.name}' holds a subgraph, which is not supported", "export without control flow"
+            )
         else:
             value = onnx.helper.get_attribute_value(a)
             found[a.name] = value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -19,8 +19,29 @@ from ..ir.graph import clean_name
 from ..ir.rounding import Rounding, round_ratio
 
 __all__ = [
-    "FUNCTIONS", "Add", "Bipolar", "Clip", "Concat", "Dense", "Float", "Function", "Gather", "Input", "Leaky", "Mul",
-    "Offset", "Quant", "RealBuilder", "RealModel", "RealNode", "RealOp", "Reshape", "Scale", "Softmax", "Sub", "Transpose",
+    "FUNCTIONS",
+    "Add",
+    "Bipolar",
+    "Clip",
+    "Concat",
+    "Dense",
+    "Float",
+    "Function",
+    "Gather",
+    "Input",
+    "Leaky",
+    "Mul",
+    "Offset",
+    "Quant",
+    "RealBuilder",
+    "RealModel",
+    "RealNode",
+    "RealOp",
+    "Reshape",
+    "Scale",
+    "Softmax",
+    "Sub",
+    "Transpose",
     "evaluate_real",
 ]
 
@@ -151,8 +172,25 @@ class Concat:
     axis: int
 
 
-RealOp: TypeAlias = (Input | Quant | Bipolar | Dense | Scale | Offset | Clip | Leaky | Function | Softmax | Add | Sub | Mul
-                     | Reshape | Transpose | Gather | Concat)
+RealOp: TypeAlias = (
+    Input
+    | Quant
+    | Bipolar
+    | Dense
+    | Scale
+    | Offset
+    | Clip
+    | Leaky
+    | Function
+    | Softmax
+    | Add
+    | Sub
+    | Mul
+    | Reshape
+    | Transpose
+    | Gather
+    | Concat
+)
 
 FUNCTIONS: dict[str, Callable[[Float], Float]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
@@ -186,8 +224,9 @@ class RealModel:
     @property
     def macs(self) -> int:
         """Multiplications by non-zero weights per event."""
-        return sum(int(np.count_nonzero(n.op.weights)) * math.prod(n.shape[:-1])
-                   for n in self.nodes if isinstance(n.op, Dense))
+        return sum(
+            int(np.count_nonzero(n.op.weights)) * math.prod(n.shape[:-1]) for n in self.nodes if isinstance(n.op, Dense)
+        )
 
 
 class RealBuilder:
@@ -282,7 +321,9 @@ def evaluate_real(model: RealModel, inputs: Mapping[str, Any]) -> list[Float]:
     for node in model.nodes:
         if isinstance(node.op, Input):
             if node.name not in inputs:
-                raise CompileError(f"input {node.name}", f"data must be given for every input, not only for {sorted(inputs)}")
+                raise CompileError(
+                    f"input {node.name}", f"data must be given for every input, not only for {sorted(inputs)}"
+                )
             x = np.asarray(inputs[node.name], np.float64)
             if x.shape[1:] != node.op.shape or x.ndim == 0:
                 wanted = ", ".join(["events", *map(str, node.op.shape)])

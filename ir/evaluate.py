@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from .errors import CompileError
 from .graph import Graph
 from .ops import Input
-from .ops.arithmetic import at_exponent
 from .rational import Affine, Rational, is_power_of_two
 from .rounding import overflowed, round_ratio
 from .types import Int64, Tensor
@@ -45,14 +44,18 @@ def _checked(name: str, t: Tensor, inputs: Mapping[str, Int64]) -> Int64:
         raise CompileError(f"input {name}", f"data must be given for every input, not only for {sorted(inputs)}")
     x = np.asarray(inputs[name])
     if x.shape[1:] != t.shape or x.ndim != len(t.shape) + 1:
-        raise CompileError(f"input {name}", f"data must have shape [events, {', '.join(map(str, t.shape))}], not {list(x.shape)}")
+        raise CompileError(
+            f"input {name}", f"data must have shape [events, {', '.join(map(str, t.shape))}], not {list(x.shape)}"
+        )
     if not np.issubdtype(x.dtype, np.integer):
         raise CompileError(f"input {name}", f"raw data must be integers, not {x.dtype}", "give real data to predict()")
     lo, hi, _ = t.arrays()
     if x.size and (np.any(x < lo) or np.any(x > hi)):
         bad = np.argwhere((x < lo) | (x > hi))[0]
-        raise CompileError(f"input {name}", f"raw data must be within {t.fixed.lo}..{t.fixed.hi}, not "
-                           f"{int(x[tuple(bad)])} at {bad.tolist()}")
+        raise CompileError(
+            f"input {name}",
+            f"raw data must be within {t.fixed.lo}..{t.fixed.hi}, not {int(x[tuple(bad)])} at {bad.tolist()}",
+        )
     return x.astype(np.int64)
 
 
@@ -69,7 +72,7 @@ def from_real(op: Input, x: ArrayLike) -> Int64:
         raise CompileError("input", f"data must be finite, not {real[~np.isfinite(real)][0]}", "clean the data")
     lo, hi, exp = op.fixed.arrays(op.shape)
     unit = np.ldexp(_floats(op.real.scale), exp)
-    zero = _floats(op.real.offset) / unit   # a zero point: added to the quotient, before rounding
+    zero = _floats(op.real.offset) / unit  # a zero point: added to the quotient, before rounding
     if is_power_of_two(op.real.scale):
         steps = real.astype(np.float64) / unit - zero
     else:
@@ -80,7 +83,7 @@ def from_real(op: Input, x: ArrayLike) -> Int64:
 
 def _quarters(x: NDArray[np.float64]) -> Int64:
     """Integers that round, over 4, as x does: 4 * floor(x) + (0, below half, half, above half). Huge x are limited."""
-    whole = np.clip(np.floor(x), -2.0**59, 2.0**59)
+    whole = np.clip(np.floor(x), -(2.0**59), 2.0**59)
     fraction = x - whole
     part = (fraction > 0).astype(np.int64) + (fraction >= 0.5) + (fraction > 0.5)
     return 4 * whole.astype(np.int64) + part

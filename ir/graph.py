@@ -64,6 +64,7 @@ class Graph:
 
     def __str__(self) -> str:
         from .text import format_graph
+
         return format_graph(self)
 
 
@@ -81,8 +82,10 @@ class Builder:
         Raises `CompileError`, naming the node, if the operands do not fit the op.
         """
         name = self._unique(clean_name(name or op.name))
-        if op.arity is not None and len(operands) != op.arity or op.arity is None and not operands:
-            raise CompileError(f"{name} ({op.name})", f"takes {op.arity or 'one or more'} operands, not {len(operands)}")
+        if (op.arity is not None and len(operands) != op.arity) or (op.arity is None and not operands):
+            raise CompileError(
+                f"{name} ({op.name})", f"takes {op.arity or 'one or more'} operands, not {len(operands)}"
+            )
         if not all(0 <= i < len(self.nodes) for i in operands):
             raise CompileError(f"{name} ({op.name})", "operands must be earlier nodes")
         try:
@@ -152,4 +155,3 @@ def verify(graph: Graph) -> None:
     for o in graph.outputs:
         if not 0 <= o.node < len(graph.nodes):
             raise CompileError(o.name, f"an output must name a node of the graph, not {o.node}")
-

@@ -39,28 +39,32 @@ def as_rational(x: Any) -> Rational:
 
 def is_power_of_two(x: Rational) -> bool:
     """True if every element is plus 2**k for some integer k."""
-    return all(v > 0 and v.numerator & (v.numerator - 1) == 0 and v.denominator & (v.denominator - 1) == 0
-               for v in _elements(x))
+    return all(
+        v > 0 and v.numerator & (v.numerator - 1) == 0 and v.denominator & (v.denominator - 1) == 0
+        for v in _elements(x)
+    )
 
 
-def _elements(x: Rational) -> list[Fraction]:
-    return [x] if isinstance(x, Fraction) else list(x.flat)
+def _elements(x: Rational) -> list[Any]:
+    return [x] if isinstance(x, Fraction) else x.reshape(-1).tolist()
 
 
 def power_of_two_exponents(x: Rational) -> int | Int64:
     """k of each element 2**k; the elements must be powers of two."""
+
     def k(v: Fraction) -> int:
         return v.numerator.bit_length() - v.denominator.bit_length()
+
     if isinstance(x, Fraction):
         return k(x)
-    return np.array([k(v) for v in x.flat], np.int64).reshape(x.shape)
+    return np.array([k(v) for v in _elements(x)], np.int64).reshape(x.shape)
 
 
 def ratio_parts(x: Rational) -> tuple[Any, Any]:
     """(numerators, denominators) as ints or object arrays of ints."""
     if isinstance(x, Fraction):
         return x.numerator, x.denominator
-    parts = np.array([(v.numerator, v.denominator) for v in x.flat], object).reshape((*x.shape, 2))
+    parts = np.array([(v.numerator, v.denominator) for v in _elements(x)], object).reshape((*x.shape, 2))
     return parts[..., 0], parts[..., 1]
 
 
@@ -73,11 +77,17 @@ class Affine:
 
     @property
     def is_identity(self) -> bool:
-        return isinstance(self.scale, Fraction) and self.scale == 1 and isinstance(self.offset, Fraction) and self.offset == 0
+        return (
+            isinstance(self.scale, Fraction)
+            and self.scale == 1
+            and isinstance(self.offset, Fraction)
+            and self.offset == 0
+        )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Affine) and bool(np.all(np.asarray(self.scale == other.scale))
-                                                  and np.all(np.asarray(self.offset == other.offset)))
+        return isinstance(other, Affine) and bool(
+            np.all(np.asarray(self.scale == other.scale)) and np.all(np.asarray(self.offset == other.offset))
+        )
 
     def __hash__(self) -> int:
         return hash(str((self.scale, self.offset)))

@@ -14,22 +14,22 @@ __all__ = ["Overflow", "Rounding", "overflowed", "round_fraction", "round_ratio"
 class Rounding(Enum):
     """How a value between two grid points goes to one of them (Vitis HLS user guide UG1399, ap_fixed quantization)."""
 
-    TRN = "TRN"                  # towards minus infinity (drop bits)
-    TRN_ZERO = "TRN_ZERO"        # towards zero
-    RND = "RND"                  # nearest, ties towards plus infinity
-    RND_ZERO = "RND_ZERO"        # nearest, ties towards zero
-    RND_INF = "RND_INF"          # nearest, ties away from zero
+    TRN = "TRN"  # towards minus infinity (drop bits)
+    TRN_ZERO = "TRN_ZERO"  # towards zero
+    RND = "RND"  # nearest, ties towards plus infinity
+    RND_ZERO = "RND_ZERO"  # nearest, ties towards zero
+    RND_INF = "RND_INF"  # nearest, ties away from zero
     RND_MIN_INF = "RND_MIN_INF"  # nearest, ties towards minus infinity
-    RND_CONV = "RND_CONV"        # nearest, ties to even
+    RND_CONV = "RND_CONV"  # nearest, ties to even
 
 
 class Overflow(Enum):
     """What happens to a value outside the target interval (UG1399, ap_fixed overflow)."""
 
-    WRAP = "WRAP"          # drop high bits; needs an interval of a whole power of two
-    SAT = "SAT"            # nearest end of the interval
+    WRAP = "WRAP"  # drop high bits; needs an interval of a whole power of two
+    SAT = "SAT"  # nearest end of the interval
     SAT_ZERO = "SAT_ZERO"  # zero
-    SAT_SYM = "SAT_SYM"    # nearest end of the interval made symmetric around zero
+    SAT_SYM = "SAT_SYM"  # nearest end of the interval made symmetric around zero
 
 
 def round_ratio(numerator: Any, denominator: Any, mode: Rounding) -> Any:

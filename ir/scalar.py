@@ -41,7 +41,12 @@ class Code(IntEnum):
 
 
 _SIMPLE: dict[Code, Op] = {
-    Code.ADD: Add(), Code.SUB: Sub(), Code.NEG: Neg(), Code.MUL: Mul(), Code.MAXIMUM: Maximum(), Code.MINIMUM: Minimum(),
+    Code.ADD: Add(),
+    Code.SUB: Sub(),
+    Code.NEG: Neg(),
+    Code.MUL: Mul(),
+    Code.MAXIMUM: Maximum(),
+    Code.MINIMUM: Minimum(),
 }
 _CODES: dict[str, Code] = {op.name: code for code, op in _SIMPLE.items()}
 
@@ -112,12 +117,19 @@ class ScalarGraph:
             if self.code[row] == Code.INPUT:
                 values.append(given[row].astype(np.int64))
                 continue
-            operands = [(values[int(i)], self._operand(int(i), int(s)))
-                        for i, s in ((self.a[row], self.shift_a[row]), (self.b[row], self.shift_b[row])) if i >= 0]
+            operands = [
+                (values[int(i)], self._operand(int(i), int(s)))
+                for i, s in ((self.a[row], self.shift_a[row]), (self.b[row], self.shift_b[row]))
+                if i >= 0
+            ]
             result = Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row])))
             values.append(self.op(row).evaluate(result, [t for _, t in operands], *(v for v, _ in operands)))
-        return {o.name: _stacked([values[int(r)] << s for r, s in zip(o.rows, o.shifts)], events).reshape((events, *o.shape))
-                for o in self.outputs}
+        return {
+            o.name: _stacked([values[int(r)] << s for r, s in zip(o.rows, o.shifts)], events).reshape(
+                (events, *o.shape)
+            )
+            for o in self.outputs
+        }
 
     def _operand(self, row: int, shift: int) -> Tensor:
         return Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row]) + shift))
@@ -133,8 +145,11 @@ class ScalarGraph:
                 if i >= 0:
                     operands.append(builder.add(Shift(s), index[i], name=f"v{row}.shift") if s else index[i])
             index.append(builder.add(self.op(row), *operands, name=names.get(row, f"v{row}")))
-        outputs = [Output(f"{o.name}.{k}", self._recounted(builder, index[int(r)], int(left)), o.real)
-                   for o in self.outputs for k, (r, left) in enumerate(zip(o.rows, o.shifts))]
+        outputs = [
+            Output(f"{o.name}.{k}", self._recounted(builder, index[int(r)], int(left)), o.real)
+            for o in self.outputs
+            for k, (r, left) in enumerate(zip(o.rows, o.shifts))
+        ]
         return builder.graph(outputs)
 
     @staticmethod
@@ -146,7 +161,9 @@ class ScalarGraph:
 
 
 def _stacked(columns: list[Int64], events: int) -> Int64:
-    return np.stack([np.broadcast_to(c, events) for c in columns], axis=1) if columns else np.zeros((events, 0), np.int64)
+    return (
+        np.stack([np.broadcast_to(c, events) for c in columns], axis=1) if columns else np.zeros((events, 0), np.int64)
+    )
 
 
 class ScalarBuilder:
@@ -189,15 +206,19 @@ class ScalarBuilder:
     def types(self, rows: Int64, shifts: Int64) -> Fixed:
         """The types of many rows, times 2**shifts, in one value."""
         flat = rows.reshape(-1).tolist()
-        lo, hi, exp = (np.array([column[r] for r in flat], np.int64).reshape(rows.shape)
-                       for column in (self._lo, self._hi, self._exp))
+        lo, hi, exp = (
+            np.array([column[r] for r in flat], np.int64).reshape(rows.shape)
+            for column in (self._lo, self._hi, self._exp)
+        )
         return Fixed.of(lo, hi, exp + shifts)
 
     def narrow(self, row: int, lo: int, hi: int) -> None:
         """The caller has proved that the row stays within lo..hi (integers of the row's own exponent)."""
         self._lo[row], self._hi[row] = max(self._lo[row], lo), min(self._hi[row], hi)
 
-    def _append(self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1) -> int:
+    def _append(
+        self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1
+    ) -> int:
         self._code.append(code)
         self._a.append(a)
         self._b.append(b)
@@ -212,7 +233,9 @@ class ScalarBuilder:
 
     def inputs(self, name: str, t: Tensor, real: Affine = IDENTITY) -> Int64:
         """One row per element of an input tensor, row-major."""
-        rows = np.array([self._append(Code.INPUT, Fixed(int(lo), int(hi), int(e))) for lo, hi, e in zip(*t.flat())], np.int64)
+        rows = np.array(
+            [self._append(Code.INPUT, Fixed(int(lo), int(hi), int(e))) for lo, hi, e in zip(*t.flat())], np.int64
+        )
         self._inputs.append(ScalarOutput(name, t.shape, rows, real))
         return rows
 
@@ -242,11 +265,15 @@ class ScalarBuilder:
 
     def maximum(self, a: int, b: int, shift_a: int = 0, shift_b: int = 0) -> int:
         """max(a * 2**shift_a, b * 2**shift_b)."""
-        return self._append(Code.MAXIMUM, self.fixed(a, shift_a).maximum(self.fixed(b, shift_b)), a, b, shift_a, shift_b)
+        return self._append(
+            Code.MAXIMUM, self.fixed(a, shift_a).maximum(self.fixed(b, shift_b)), a, b, shift_a, shift_b
+        )
 
     def minimum(self, a: int, b: int, shift_a: int = 0, shift_b: int = 0) -> int:
         """min(a * 2**shift_a, b * 2**shift_b)."""
-        return self._append(Code.MINIMUM, self.fixed(a, shift_a).minimum(self.fixed(b, shift_b)), a, b, shift_a, shift_b)
+        return self._append(
+            Code.MINIMUM, self.fixed(a, shift_a).minimum(self.fixed(b, shift_b)), a, b, shift_a, shift_b
+        )
 
     def apply(self, op: Quantize | Lookup, a: int, shift: int = 0, result: Fixed | None = None) -> int:
         """op(a * 2**shift); pass the same op object for many rows, it is stored once.
@@ -268,11 +295,24 @@ class ScalarBuilder:
 
         def column(values: array[int], kind: type[Any]) -> NDArray[Any]:
             return np.array(values, kind)
+
         return ScalarGraph(
-            self.name, column(self._code, np.uint8), column(self._a, np.int32), column(self._b, np.int32),
-            column(self._sa, np.int16), column(self._sb, np.int16), column(self._lo, np.int64), column(self._hi, np.int64),
-            column(self._exp, np.int16), column(self._attribute, np.int32), column(self._group, np.int32),
-            tuple(self._kept), tuple(self.groups), tuple(self._inputs), tuple(outputs))
+            self.name,
+            column(self._code, np.uint8),
+            column(self._a, np.int32),
+            column(self._b, np.int32),
+            column(self._sa, np.int16),
+            column(self._sb, np.int16),
+            column(self._lo, np.int64),
+            column(self._hi, np.int64),
+            column(self._exp, np.int16),
+            column(self._attribute, np.int32),
+            column(self._group, np.int32),
+            tuple(self._kept),
+            tuple(self.groups),
+            tuple(self._inputs),
+            tuple(outputs),
+        )
 
 
 def from_graph(graph: Graph) -> ScalarGraph:
@@ -280,18 +320,25 @@ def from_graph(graph: Graph) -> ScalarGraph:
     builder = ScalarBuilder(graph.name)
     rows: list[tuple[int, int]] = []  # (row, pending shift) of each node
     methods: dict[Code, Callable[..., int]] = {
-        Code.ADD: builder.add, Code.SUB: builder.sub, Code.MAXIMUM: builder.maximum, Code.MINIMUM: builder.minimum}
+        Code.ADD: builder.add,
+        Code.SUB: builder.sub,
+        Code.MAXIMUM: builder.maximum,
+        Code.MINIMUM: builder.minimum,
+    }
     for node in graph.nodes:
         operands = [rows[i] for i in node.operands]
         if node.type.shape != ():
             raise CompileError(node.name, f"must have no axes in a scalar program, not shape {list(node.type.shape)}")
         rows.append(_scalar_row(builder, methods, node.name, node.op, operands))
-    outputs = [ScalarOutput(o.name, (), np.array([_settled(builder, *rows[o.node])], np.int64), o.real) for o in graph.outputs]
+    outputs = [
+        ScalarOutput(o.name, (), np.array([_settled(builder, *rows[o.node])], np.int64), o.real) for o in graph.outputs
+    ]
     return builder.build(outputs)
 
 
-def _scalar_row(builder: ScalarBuilder, methods: dict[Code, Callable[..., int]], name: str, op: Op,
-                operands: list[tuple[int, int]]) -> tuple[int, int]:
+def _scalar_row(
+    builder: ScalarBuilder, methods: dict[Code, Callable[..., int]], name: str, op: Op, operands: list[tuple[int, int]]
+) -> tuple[int, int]:
     if isinstance(op, Input):
         return int(builder.inputs(name, Tensor((), op.fixed), op.real)[0]), 0
     if isinstance(op, Constant):

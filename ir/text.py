@@ -14,19 +14,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import CompileError
 from .graph import Graph, Node, Output, verify
 from .ops import OPS, Op
 from .rational import Affine, as_rational
 from .rounding import Overflow, Rounding
-from .types import Fixed, IntLike, Tensor
+from .types import Fixed, Int64, IntLike, Tensor
 
 __all__ = ["format_attributes", "format_graph", "parse_graph"]
 
@@ -71,10 +72,11 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Fraction):
         return str(value)
     if isinstance(value, np.ndarray):
-        return np.vectorize(str, otypes=[object])(value).tolist() if value.dtype == object else value.tolist()
+        array: NDArray[Any] = value
+        return np.vectorize(str, otypes=[object])(array).tolist() if array.dtype == object else array.tolist()
     if isinstance(value, np.integer):
-        return int(value)
-    return list(value) if isinstance(value, tuple) else value
+        return value.item()
+    return [*value] if isinstance(value, tuple) else value
 
 
 def _decode_int(v: Any) -> IntLike:
@@ -82,16 +84,35 @@ def _decode_int(v: Any) -> IntLike:
 
 
 def _decode_rational(v: Any) -> Any:
-    return Fraction(v) if isinstance(v, str) else as_rational(np.vectorize(Fraction, otypes=[object])(np.array(v, object)))
+    return (
+        Fraction(v) if isinstance(v, str) else as_rational(np.vectorize(Fraction, otypes=[object])(np.array(v, object)))
+    )
 
 
-_DECODERS: dict[str, Any] = {
-    "Int64": lambda v: np.array(v, np.int64),
+def _decode_array(v: Any) -> Int64:
+    return np.array(v, np.int64)
+
+
+def _decode_fixed(v: Any) -> Fixed:
+    lo, hi, exp = v
+    return Fixed.of(_decode_int(lo), _decode_int(hi), _decode_int(exp))
+
+
+def _decode_affine(v: Any) -> Affine:
+    return Affine(_decode_rational(v["scale"]), _decode_rational(v["offset"]))
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "Int64": _decode_array,
     "IntLike": _decode_int,
     "Rational": _decode_rational,
-    "Fixed": lambda v: Fixed.of(*(_decode_int(f) for f in v)),
-    "Affine": lambda v: Affine(_decode_rational(v["scale"]), _decode_rational(v["offset"])),
-    "Rounding": Rounding, "Overflow": Overflow, "int": int, "bool": bool, "str": str,
+    "Fixed": _decode_fixed,
+    "Affine": _decode_affine,
+    "Rounding": Rounding,
+    "Overflow": Overflow,
+    "int": int,
+    "bool": bool,
+    "str": str,
     "tuple[int, ...]": tuple,
 }
 """How each attribute type is read back, by its annotation in the op's dataclass."""
@@ -116,7 +137,7 @@ def parse_graph(text: str, where: str = "graph text") -> Graph:
                 index[nodes[-1].name] = len(nodes) - 1
         except (KeyError, ValueError, TypeError, RecursionError, OverflowError) as e:
             raise CompileError(f"{where}, line {number}", f"cannot be read ({type(e).__name__}: {e})") from None
-    graph = Graph(lines[1][len("graph "):], tuple(nodes), tuple(outputs))
+    graph = Graph(lines[1][len("graph ") :], tuple(nodes), tuple(outputs))
     verify(graph)
     return graph
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,8 +71,11 @@ def _largest(a: IntLike) -> int:
 
 def _checked(bound: int) -> None:
     if bound >= _LIMIT:
-        raise CompileError("type", f"a value of {bound.bit_length()} bits exceeds the {MAX_BITS} bits that every engine "
-                           "computes exactly", "quantize before this operation")
+        raise CompileError(
+            "type",
+            f"a value of {bound.bit_length()} bits exceeds the {MAX_BITS} bits that every engine computes exactly",
+            "quantize before this operation",
+        )
 
 
 def _shifted(n: IntLike, by: IntLike) -> IntLike:
@@ -169,7 +172,7 @@ class Fixed:
         lo, hi = _shifted(self.lo, self.exp - exp), _shifted(self.hi, self.exp - exp)
         return Fixed.of(int(np.min(lo)), int(np.max(hi)), exp)
 
-    def map(self, f: Any) -> Fixed:
+    def map(self, f: Callable[[Int64], Int64]) -> Fixed:
         """Apply a layout function (array -> array) to each per-element field."""
         return Fixed.of(*(x if isinstance(x, int) else f(x) for x in (self.lo, self.hi, self.exp)))
 
@@ -229,13 +232,18 @@ class Fixed:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fixed) and all(
-            np.array_equal(x, y) for x, y in zip((self.lo, self.hi, self.exp), (other.lo, other.hi, other.exp)))
+            np.array_equal(x, y) for x, y in zip((self.lo, self.hi, self.exp), (other.lo, other.hi, other.exp))
+        )
 
     def __hash__(self) -> int:
         return hash(tuple(np.asarray(x).tobytes() for x in (self.lo, self.hi, self.exp)))
 
     def __repr__(self) -> str:
-        return "Fixed(" + ", ".join(str(x if isinstance(x, int) else x.tolist()) for x in (self.lo, self.hi, self.exp)) + ")"
+        return (
+            "Fixed("
+            + ", ".join(str(x if isinstance(x, int) else x.tolist()) for x in (self.lo, self.hi, self.exp))
+            + ")"
+        )
 
 
 def _result(lo: IntLike, hi: IntLike, exp: IntLike) -> Fixed:

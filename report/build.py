@@ -32,7 +32,8 @@ def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[An
     return Report(
         graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram),
         _timing(device, clock_ns, costs), rows,
-        _resources(costs) if costs else None, _synthesised(whole), next((s.tool for s in synthesis.values() if hasattr(s, "tool")), ""),
+        _resources(costs) if costs else None, _synthesised(whole),
+        next((s.tool for s in synthesis.values() if hasattr(s, "tool")), ""),
         _ports(graph), tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
         dataclasses.asdict(found["deviation"]) if found.get("deviation") else None,
         dataclasses.asdict(calibration) if calibration else None, found.get("accuracy"),
@@ -76,8 +77,8 @@ def _synthesised(s: Any) -> Resources | None:
 
 
 def _engine(result: Any) -> dict[str, Any]:
-    return {"engine": result.engine, "vectors": result.vectors, "mismatches": result.mismatches, "seconds": result.seconds,
-            "note": result.note, "first": str(result.first) if result.first else ""}
+    return {"engine": result.engine, "vectors": result.vectors, "mismatches": result.mismatches,
+            "seconds": result.seconds, "note": result.note, "first": str(result.first) if result.first else ""}
 
 
 def _widest(t: Tensor) -> int:
@@ -103,22 +104,24 @@ def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerRepo
         layer.name, " ".join(n.op.name for n in own), _shape(graph, layer.inputs), _shape(graph, layer.outputs),
         sum(int(np.count_nonzero(w)) * (n.type.size // max(n.type.shape[-1], 1)) for w, n in zip(weights, linear)),
         sum(int(np.count_nonzero(w)) for w in weights),
-        max((int(np.max(np.asarray(bit_length(np.abs(w))), initial=0)) + bool((w < 0).any()) for w in weights), default=0),
+        max((_weight_bits(w) for w in weights), default=0),
         max((_widest(n.type) for n in linear), default=0), max((_widest(t) for t in outputs), default=0),
         {str(int(b)): int(c) for b, c in zip(bits, counts)}, int(estimate.operations) if estimate else 0,
         _resources(estimate) if estimate else None, _synthesised(synthesis),
         getattr(synthesis, "sentence", "") if synthesis is not None and not hasattr(synthesis, "lut") else "")
 
 
+def _weight_bits(w: Any) -> int:
+    return int(np.max(np.asarray(bit_length(np.abs(w))), initial=0)) + bool((w < 0).any())
+
+
 def _ports(graph: Graph) -> tuple[dict[str, Any], ...]:
     """Inputs and outputs: shape, type and what their integers mean."""
-    found: list[dict[str, Any]] = []
-    for kind, name, t, real in [("input", graph.nodes[i].name, graph.nodes[i].type, _meaning(graph.nodes[i].op)) for i in graph.inputs] + \
-            [("output", o.name, graph.nodes[o.node].type, o.real) for o in graph.outputs]:
-        found.append({"kind": kind, "name": name, "shape": list(t.shape), "type": _type(t), "uniform": t.fixed.uniform,
-                      "bits": int(np.sum(_widths(t))),
-                      "scaled": real is not None and not real.is_identity})
-    return tuple(found)
+    found = [("input", n.name, n.type, _meaning(n.op)) for n in (graph.nodes[i] for i in graph.inputs)]
+    found += [("output", o.name, graph.nodes[o.node].type, o.real) for o in graph.outputs]
+    return tuple({"kind": kind, "name": name, "shape": list(t.shape), "type": _type(t), "uniform": t.fixed.uniform,
+                  "bits": int(np.sum(_widths(t))), "scaled": real is not None and not real.is_identity}
+                 for kind, name, t, real in found)
 
 
 def _meaning(op: object) -> Any:

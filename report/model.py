@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..ir.errors import CompileError
 
 __all__ = ["LayerReport", "NodeReport", "Report", "Resources", "Timing", "from_json"]
@@ -51,8 +53,8 @@ class Timing:
 class LayerReport:
     """One layer: what it computes, the widths it works with, and what it costs.
 
-    `operations` are those of the unrolled program. `width_histogram`: bits -> how many outputs have them. `note` says why
-    there is no synthesis.
+    `operations` are those of the unrolled program. `width_histogram`: bits -> how many outputs have them. `note` says
+    why there is no synthesis.
     """
 
     name: str
@@ -73,7 +75,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node of the graph: `type` is the smallest one that holds all its elements, `layer` is empty outside layers."""
+    """One node of the graph: `type` is the smallest that holds all its elements, `layer` is empty outside layers."""
 
     name: str
     op: str
@@ -124,7 +126,7 @@ def _clean(value: Any) -> Any:
         return {str(k): _clean(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _resources(values: Mapping[str, Any] | None) -> Resources | None:
@@ -132,7 +134,8 @@ def _resources(values: Mapping[str, Any] | None) -> Resources | None:
 
 
 def _layer(values: Mapping[str, Any]) -> LayerReport:
-    return LayerReport(**{**values, "estimate": _resources(values["estimate"]), "synthesis": _resources(values["synthesis"])})
+    costs = {kind: _resources(values[kind]) for kind in ("estimate", "synthesis")}
+    return LayerReport(**{**values, **costs})
 
 
 def _timing(values: Mapping[str, Any] | None) -> Timing | None:
@@ -144,9 +147,11 @@ def from_json(text: str, where: str = "report.json") -> Report:
     try:
         v = json.loads(text)
         return Report(**{
-            **v, "layers": tuple(_layer(x) for x in v["layers"]), "timing": _timing(v["timing"]), "device": Resources(**v["device"]),
+            **v, "layers": tuple(_layer(x) for x in v["layers"]), "timing": _timing(v["timing"]),
+            "device": Resources(**v["device"]),
             "graph": tuple(NodeReport(**{**n, "operands": tuple(n["operands"])}) for n in v["graph"]),
             "estimate": _resources(v["estimate"]), "synthesis": _resources(v["synthesis"]), "ports": tuple(v["ports"]),
             "verification": tuple(v["verification"]), "stages": tuple((n, s) for n, s in v["stages"])})
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CompileError(where, f"is not a report that this version wrote ({type(e).__name__}: {e})", "compile the model again") from None
+        rule = f"is not a report that this version wrote ({type(e).__name__}: {e})"
+        raise CompileError(where, rule, "compile the model again") from None

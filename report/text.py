@@ -1,10 +1,12 @@
-"""A report as tables in the terminal."""
+"""A report as tables in the terminal; every number says whether it is an estimate, synthesis or measured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .model import LayerReport, Report, Resources
+from .numbers import ABSENT, exists, number, ratio, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,90 +14,145 @@ if TYPE_CHECKING:
 
 __all__ = ["engine_line", "print_report"]
 
+_KINDS = ("lut", "ff", "dsp", "bram")
+
 
 def print_report(report: Report, console: Console) -> None:
     """The design, its layers, totals with their share of the device, timing, engines and deviation."""
-    console.print(f"[bold]{report.name}[/bold] for {report.target} ({report.part})")
+    console.print(f"[bold]{_plain(report.name)}[/bold] for {_plain(report.target)} ({_plain(report.part)})")
     console.print(_layers(report))
-    if report.timing:
-        t = report.timing
-        console.print(f"latency [bold]{t.latency_cycles} cycles = {t.latency_ns:g} ns[/bold] at {t.clock_ns:g} ns, II {t.ii}, "
-                      f"Fmax {t.fmax_mhz:.0f} MHz (estimate)")
-    for v in report.verification:
-        console.print(engine_line(v))
-    if report.deviation:
-        console.print(_deviation(report))
-    if report.accuracy:
-        a = report.accuracy
-        console.print(f"accuracy {a['compiled']:.4f} compiled, {a['model']:.4f} model, on {a['events']} labelled events")
+    for line in (*_notes(report), *_timing(report)):
+        console.print(line)
+    for result in report.verification:
+        console.print(engine_line(result))
+    for line in _measured(report):
+        console.print(line)
+
+
+def _plain(text: object) -> str:
+    """Text from a model file without control characters, and with its brackets kept from being markup."""
+    from rich.markup import escape
+
+    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    # a final backslash would escape the bracket of the markup that follows
+    return escape(printable) + (" " if printable.endswith("\\") else "")
 
 
 def _layers(report: Report) -> Table:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    synthesised = report.synthesis is not None
-    table = Table(header_style="bold", show_footer=False, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    for title in ("shape", "weights", "bits w/acc/out", "ops", "LUT est."):
+    synthesised = _synthesised(report)
+    table = Table(header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
+    table.add_column("layer", overflow="fold", min_width=12)
+    table.add_column("shape", overflow="fold")
+    for title in ("weights", "bits\nw/acc/out", "ops", "LUT\nest."):
         table.add_column(title, justify="right", no_wrap=True)
-    if synthesised:
-        for title in ("LUT synth.", "ratio"):
-            table.add_column(title, justify="right", no_wrap=True)
+    kind = "syn." if synthesised else "est."
+    for title in ("LUT\nsyn.", "LUT\nratio") if synthesised else ():
+        table.add_column(title, justify="right", no_wrap=True)
     for title in ("FF", "DSP", "BRAM"):
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(f"{title}\n{kind}", justify="right", no_wrap=True)
     for layer in report.layers:
         table.add_row(*_row(layer, synthesised))
-    if report.estimate:
-        table.add_section()
-        table.add_row(*_total(report, report.estimate, synthesised))
-        table.add_row(*_share(report, report.estimate, synthesised))
+    table.add_section()
+    table.add_row(*_total(report, synthesised))
+    table.add_row(*_share(report, synthesised))
     return table
 
 
+def _synthesised(report: Report) -> bool:
+    return report.synthesis is not None or any(layer.synthesis for layer in report.layers)
+
+
 def _row(layer: LayerReport, synthesised: bool) -> list[str]:
-    widths = f"{layer.weight_bits}/{layer.accumulator_bits}/{layer.output_bits}" if layer.weights else f"-/-/{layer.output_bits}"
-    cells = [layer.name, f"{layer.inputs} → {layer.outputs}", f"{layer.weights:,}", widths, f"{layer.operations:,}"]
-    return cells + _costs(layer.estimate, layer.synthesis, synthesised)
+    worked = (f"{layer.weight_bits}", f"{layer.accumulator_bits}") if layer.weights else (ABSENT, ABSENT)
+    shape = f"{_plain(layer.inputs)} → {_plain(layer.outputs)}"
+    return [_plain(layer.name), shape, f"{layer.weights:,}", "/".join((*worked, f"{layer.output_bits}")),
+            f"{layer.operations:,}", *_costs(layer.estimate, layer.synthesis, synthesised)]
 
 
 def _costs(estimate: Resources | None, synthesis: Resources | None, synthesised: bool) -> list[str]:
-    lut = [f"{estimate.lut:,.0f}" if estimate else "-"]
+    """LUT estimate, LUT synthesis and ratio where something was synthesised, then the rest of one kind only."""
+    cells = [number(estimate.lut if estimate else None)]
     if synthesised:
-        ratio = f"{synthesis.lut / estimate.lut:.2f}" if synthesis and estimate and estimate.lut else "-"
-        lut += [f"{synthesis.lut:,.0f}" if synthesis else "-", ratio]
-    shown = synthesis or estimate
-    return lut + [f"{v:,.0f}" if shown else "-" for v in ((shown.ff, shown.dsp, shown.bram) if shown else (0, 0, 0))]
+        lut = synthesis.lut if synthesis else None
+        cells += [number(lut), ratio(lut, estimate.lut if estimate else None)]
+    rest = synthesis if synthesised else estimate
+    return cells + [_count(getattr(rest, kind) if rest else None) for kind in _KINDS[1:]]
 
 
-def _total(report: Report, estimate: Resources, synthesised: bool) -> list[str]:
+def _count(value: float | None) -> str:
+    """A count; half a block RAM is written as such."""
+    return number(value, ",.0f" if value is None or not exists(value) or value == int(value) else ",.1f")
+
+
+def _total(report: Report, synthesised: bool) -> list[str]:
     weights = sum(layer.weights for layer in report.layers)
     operations = sum(layer.operations for layer in report.layers)
-    return ["total", "", f"{weights:,}", "", f"{operations:,}", *_costs(estimate, report.synthesis, synthesised)]
+    return ["total", "", f"{weights:,}", "", f"{operations:,}", *_costs(report.estimate, report.synthesis, synthesised)]
 
 
-def _share(report: Report, estimate: Resources, synthesised: bool) -> list[str]:
-    shown = (report.synthesis or estimate).shares(report.device)
-    cells = [f"of {report.target}", "", "", "", "", f"{estimate.shares(report.device)['lut']:.2%}"]
+def _share(report: Report, synthesised: bool) -> list[str]:
+    nothing = dict.fromkeys(_KINDS)
+    estimate = report.estimate.shares(report.device) if report.estimate else nothing
+    synthesis = report.synthesis.shares(report.device) if report.synthesis else nothing
+    cells = [f"of {_plain(report.target)}", "", "", "", "", share(estimate["lut"])]
     if synthesised:
-        cells += [f"{shown['lut']:.2%}", ""]
-    return cells + [f"{shown[k]:.2%}" for k in ("ff", "dsp", "bram")]
+        cells += [share(synthesis["lut"]), ""]
+    rest = synthesis if synthesised else estimate
+    return cells + [share(rest[kind]) for kind in _KINDS[1:]]
 
 
-def engine_line(v: object) -> str:
-    """One line for one engine."""
-    assert isinstance(v, dict)
+def _notes(report: Report) -> Sequence[str]:
+    """What the kinds of numbers are, and why some are missing."""
+    kinds = ["est.: cost model"] * any(x is not None for x in (report.estimate, *(y.estimate for y in report.layers)))
+    kinds += [f"syn.: {_plain(report.synthesis_tool)}; its total is the whole design"] * _synthesised(report)
+    lines = [f"[dim]{', '.join(kinds)}[/dim]"] if kinds else []
+    missing = [(layer.name, layer.note) for layer in report.layers if layer.note]
+    missing += [("the whole design", report.synthesis_note)] if report.synthesis_note else []
+    return [*lines, *(f"[yellow]{ABSENT}[/yellow] {_plain(name)}: {_plain(note)}" for name, note in missing)]
+
+
+def _timing(report: Report) -> Sequence[str]:
+    t = report.timing
+    if t is None:
+        return ()
+    slow = exists(t.fmax_mhz) and t.fmax_mhz * t.clock_ns < 999.5
+    warning = f", [yellow]below the {1000 / t.clock_ns:.0f} MHz asked for[/yellow]" if slow else ""
+    return (f"latency [bold]{t.latency_cycles} cycles = {number(t.latency_ns, '.4g')} ns[/bold] "
+            f"at the {t.clock_ns:g} ns asked for, II {t.ii}; Fmax {number(t.fmax_mhz)} MHz (estimate){warning}",)
+
+
+def engine_line(v: Mapping[str, Any]) -> str:
+    """One line, in rich's markup, for one engine of a verification."""
+    name, note = f"{_plain(v['engine']):<10}", _plain(v["note"])
     if not v["vectors"]:
-        return f"[yellow]–[/yellow] {v['engine']:<10} {v['note']}"
-    good = not v["mismatches"]
-    mark = "[green]✓[/green]" if good else "[red]✗[/red]"
-    note = f"  {v['note']}" if v["note"] else ""
-    return f"{mark} {v['engine']:<10} {v['vectors']:>7,} vectors  {v['mismatches']:>5,} mismatches  {v['seconds']:6.2f} s{note}"
+        return f"[yellow]{ABSENT}[/yellow] {name} {note}"
+    mark = "[red]✗[/red]" if v["mismatches"] else "[green]✓[/green]"
+    what, wrong = ("matrices", "wrong") if v["engine"] == "proof" else ("vectors ", "mismatches")
+    line = f"{mark} {name} {v['vectors']:>7,} {what}  {v['mismatches']:>5,} {wrong:<10}"
+    line += f"  {number(v['seconds'], '6.2f')} s"
+    return f"{line}  {note}" if note else line
 
 
-def _deviation(report: Report) -> str:
-    d = report.deviation
-    assert d is not None
-    same = d["argmax_agreement"]
-    argmax = f", argmax equal in {same:.2%}" if same is not None and same == same else ""
-    return (f"deviation from the model on {d['events']:,} events: max {d['maximum']:.3g}, RMS {d['rms']:.3g} "
-            f"({d['relative_rms']:.2%} of the outputs' RMS){argmax}")
+def _measured(report: Report) -> Sequence[str]:
+    lines: list[str] = []
+    if report.deviation:
+        d = report.deviation
+        same = f", argmax equal in {d['argmax_agreement']:.2%}" if exists(d["argmax_agreement"]) else ""
+        lines.append(f"deviation from the model on {d['events']:,} events (measured): "
+                     f"max {number(d['maximum'], '.3g')}, RMS {number(d['rms'], '.3g')} "
+                     f"({number(d['relative_rms'], '.2%')} of the outputs' RMS){same}")
+    if report.accuracy:
+        a = report.accuracy
+        model = f", {a['model']:.4f} by the model itself" if exists(a["model"]) else ""
+        lines.append(f"accuracy on {a['events']:,} labelled events (measured): {number(a['compiled'], '.4f')}{model}")
+    if report.calibration:
+        c, tolerance = report.calibration, report.calibration["tolerance"]
+        allowed = f" for a tolerance of {tolerance:g}" if exists(tolerance) else ""
+        widths = sorted(c["bits"].values())
+        span = f"{widths[0]} to {widths[-1]} bits" if widths else "no widths"
+        lines.append(f"calibration chose {span} at {len(widths)} places{allowed}, "
+                     f"deviation there {number(c['deviation']['relative_rms'], '.2%')} of the outputs' RMS (measured)")
+    return lines

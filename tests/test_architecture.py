@@ -12,8 +12,14 @@ import hwcompile as hc
 
 ROOT = Path(hc.__file__).parent
 ROOMS = {
-    "ir": set(), "frontends": {"ir"}, "hw_targets": {"ir"}, "report": {"ir", "templates"}, "codegen": {"ir", "hw_targets", "templates"},
-    "verify": {"ir", "codegen"}, "optimize": {"ir", "codegen", "hw_targets"}, "models": {"ir", "optimize"},
+    "ir": set(),
+    "frontends": {"ir"},
+    "hw_targets": {"ir"},
+    "report": {"ir", "templates"},
+    "codegen": {"ir", "hw_targets", "templates"},
+    "verify": {"ir", "codegen"},
+    "optimize": {"ir", "codegen", "hw_targets"},
+    "models": {"ir", "optimize"},
 }
 OUTSIDE_IR = {"numpy"}
 
@@ -27,7 +33,7 @@ def imported(path):
     package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            target = (*package[:len(package) - node.level + 1], *(node.module or "").split("."))
+            target = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
             yield target[0] if target[0] else node.names[0].name, None
         elif isinstance(node, ast.ImportFrom):
             yield None, node.module.split(".")[0]
@@ -48,8 +54,11 @@ def test_rooms_import_only_what_they_may(room):
 
 def test_the_listed_packages_are_the_tree():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = {"hwcompile"} | {"hwcompile." + ".".join(p.parent.relative_to(ROOT).parts) for room in (*ROOMS, "templates")
-                             for p in (ROOT / room).rglob("__init__.py")}
+    found = {"hwcompile"} | {
+        "hwcompile." + ".".join(p.parent.relative_to(ROOT).parts)
+        for room in (*ROOMS, "templates")
+        for p in (ROOT / room).rglob("__init__.py")
+    }
     assert listed == found
 
 
@@ -63,7 +72,10 @@ def test_public_names():
 
 def test_import_loads_nothing_heavy():
     code = "import sys, hwcompile; print([m for m in ('numpy', 'onnx', 'torch', 'rich', 'jinja2') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() in ("[]", "['numpy']")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() in (
+        "[]",
+        "['numpy']",
+    )
 
 
 def test_no_test_of_ours_is_skipped():

@@ -34,8 +34,10 @@ class Mismatch:
 
     def __str__(self) -> str:
         vector = "; ".join(f"{k} = {v}" for k, v in self.inputs.items())
-        return (f"{self.op}: output '{self.output}'{list(self.element)} of event {self.event} is {self.got}, the reference gives "
-                f"{self.expected}; input vector: {vector}")
+        return (
+            f"{self.op}: output '{self.output}'{list(self.element)} of event {self.event} is {self.got}, the reference gives "
+            f"{self.expected}; input vector: {vector}"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,20 +67,33 @@ class Verification:
         return all(r.mismatches == 0 for r in self.results)
 
 
-def compare(graph: Graph, inputs: Mapping[str, Int64], expected: Mapping[str, Int64], got: Mapping[str, Any]) -> tuple[int, Mismatch | None]:
+def compare(
+    graph: Graph, inputs: Mapping[str, Int64], expected: Mapping[str, Int64], got: Mapping[str, Any]
+) -> tuple[int, Mismatch | None]:
     """(number of differing values, the first one in event order)."""
     total, first = 0, None
     for o in graph.outputs:
         want, have = expected[o.name], np.asarray(got[o.name])
         if have.shape != want.shape:
-            raise CompileError(f"output {o.name}", f"an engine gave shape {list(have.shape)} instead of {list(want.shape)}", "report this as a bug")
+            raise CompileError(
+                f"output {o.name}",
+                f"an engine gave shape {list(have.shape)} instead of {list(want.shape)}",
+                "report this as a bug",
+            )
         wrong = np.argwhere(have.astype(np.int64) != want)
         total += len(wrong)
         if len(wrong) and (first is None or wrong[0][0] < first.event):
             event, *element = (int(k) for k in wrong[0])
             at = (event, *element)
-            first = Mismatch(o.name, _op_of(graph.nodes[o.node]), tuple(element), event, int(want[at]), int(have[at]),
-                             {k: np.asarray(v)[event].tolist() for k, v in inputs.items()})
+            first = Mismatch(
+                o.name,
+                _op_of(graph.nodes[o.node]),
+                tuple(element),
+                event,
+                int(want[at]),
+                int(have[at]),
+                {k: np.asarray(v)[event].tolist() for k, v in inputs.items()},
+            )
     return total, first
 
 
@@ -86,8 +101,12 @@ def _op_of(node: Node) -> str:
     return f"{node.name} ({node.op.name})"
 
 
-def run_engines(graph: Graph, inputs: Mapping[str, Int64], engines: Mapping[str, Engine],
-                progress: Callable[[EngineResult], None] = lambda r: None) -> Verification:
+def run_engines(
+    graph: Graph,
+    inputs: Mapping[str, Int64],
+    engines: Mapping[str, Engine],
+    progress: Callable[[EngineResult], None] = lambda r: None,
+) -> Verification:
     """Run every engine on the vectors and compare it with the reference evaluation of `graph`."""
     started = time.perf_counter()
     expected = evaluate(graph, inputs)
@@ -100,7 +119,10 @@ def run_engines(graph: Graph, inputs: Mapping[str, Int64], engines: Mapping[str,
         got = engines[name](inputs)
         wrong, first = compare(graph, inputs, expected, got)
         return EngineResult(name, events, wrong, time.perf_counter() - began, first)
-    with ThreadPoolExecutor(max(len(engines), 1)) as pool:  # simulators are processes of their own: they run side by side
+
+    with ThreadPoolExecutor(
+        max(len(engines), 1)
+    ) as pool:  # simulators are processes of their own: they run side by side
         for result in pool.map(one, engines):
             results.append(result)
             progress(result)

@@ -18,14 +18,22 @@ from .formats import GROUP, DenseTables, dense_tables, packed
 
 __all__ = ["emit", "storage_type"]
 
-_STORAGE = (("uint8_t", 0, 255), ("int8_t", -128, 127), ("uint16_t", 0, 65535), ("int16_t", -32768, 32767),
-            ("int32_t", -(1 << 31), (1 << 31) - 1), ("int64_t", -(1 << 63), (1 << 63) - 1))
+_STORAGE = (
+    ("uint8_t", 0, 255),
+    ("int8_t", -128, 127),
+    ("uint16_t", 0, 65535),
+    ("int16_t", -32768, 32767),
+    ("int32_t", -(1 << 31), (1 << 31) - 1),
+    ("int64_t", -(1 << 63), (1 << 63) - 1),
+)
 
 
 def storage_type(t: Tensor) -> str:
     """The narrowest C integer type that holds every raw value of a tensor: how events lie in memory."""
     lo, hi, _ = t.flat()
-    return next(name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high)
+    return next(
+        name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high
+    )
 
 
 def emit(graph: Graph) -> Project:
@@ -42,16 +50,31 @@ def emit(graph: Graph) -> Project:
 
 
 def _header(graph: Graph) -> str:
-    lines = ["// The C ABI of the engine: raw integers in and out, event-major; real = n * 2**exponent (per element where it varies).",
-             "#pragma once", "#include <stdint.h>", "#ifdef __cplusplus", 'extern "C" {', "#endif"]
-    for kind, names in (("input", [(graph.nodes[i].name, graph.nodes[i].type) for i in graph.inputs]),
-                        ("output", [(o.name, graph.nodes[o.node].type) for o in graph.outputs])):
+    lines = [
+        "// The C ABI of the engine: raw integers in and out, event-major; real = n * 2**exponent (per element where it varies).",
+        "#pragma once",
+        "#include <stdint.h>",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+    ]
+    for kind, names in (
+        ("input", [(graph.nodes[i].name, graph.nodes[i].type) for i in graph.inputs]),
+        ("output", [(o.name, graph.nodes[o.node].type) for o in graph.outputs]),
+    ):
         for k, (name, t) in enumerate(names):
             exp = t.fixed.exp if isinstance(t.fixed.exp, int) else "per element"
-            lines.append(f"// {kind}s[{k}]: {name}, {storage_type(t)}[events]{list(t.shape)}, exponent {exp}, "
-                         f"{t.fixed.hull().lo}..{t.fixed.hull().hi} on the finest grid")
-    lines += ["int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events);",
-              "#ifdef __cplusplus", "}", "#endif", ""]
+            lines.append(
+                f"// {kind}s[{k}]: {name}, {storage_type(t)}[events]{list(t.shape)}, exponent {exp}, "
+                f"{t.fixed.hull().lo}..{t.fixed.hull().hi} on the finest grid"
+            )
+    lines += [
+        "int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events);",
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -59,7 +82,7 @@ def _header(graph: Graph) -> str:
 class _Format:
     """How a value is stored for a reader: plain lanes, or groups of a dense kernel."""
 
-    kind: str          # "lanes", "u8" or "s16"
+    kind: str  # "lanes", "u8" or "s16"
     offset: int = 0
 
     @property
@@ -80,8 +103,8 @@ class _Writer:
         self.nodes = self.graph.nodes
         self.users = self.graph.users()
         self.results = {o.node for o in self.graph.outputs}
-        self.alias: dict[int, int] = {}            # reshapes share their operand's buffer
-        self.owner: dict[int, int] = {}            # chain end -> the linear whose sums it maps
+        self.alias: dict[int, int] = {}  # reshapes share their operand's buffer
+        self.owner: dict[int, int] = {}  # chain end -> the linear whose sums it maps
         self.dense: dict[int, tuple[DenseTables, ...]] = {}
         self.buffers: list[str] = []
         self.steps: list[str] = []
@@ -166,8 +189,10 @@ class _Writer:
         if add.op.name != "add" or len(others) != 1 or not isinstance(self.nodes[others[0]].op, Constant):
             return None
         n_out = add.type.shape[-1]
-        rows = [np.broadcast_to(np.asarray(v, np.int64), add.type.shape).reshape(-1, n_out)
-                for v in (add.type.fixed.exp, self.nodes[i].type.fixed.exp, self._constant(others[0], add.type))]
+        rows = [
+            np.broadcast_to(np.asarray(v, np.int64), add.type.shape).reshape(-1, n_out)
+            for v in (add.type.fixed.exp, self.nodes[i].type.fixed.exp, self._constant(others[0], add.type))
+        ]
         if any((r != r[:1]).any() for r in rows):
             return None
         out, linear, values = (r[0] for r in rows)
@@ -177,15 +202,16 @@ class _Writer:
         """A constant's raw integers at the exponents of `result`, per element."""
         op = self.nodes[j].op
         assert isinstance(op, Constant)
-        return np.broadcast_to(op.values, result.shape) << (np.broadcast_to(np.asarray(op.exp, np.int64), result.shape)
-                                                             - np.asarray(result.fixed.exp))
+        return np.broadcast_to(op.values, result.shape) << (
+            np.broadcast_to(np.asarray(op.exp, np.int64), result.shape) - np.asarray(result.fixed.exp)
+        )
 
     def _operand_format(self, i: int, j: int) -> _Format:
         tables = self.dense[i][0]
         t = self.nodes[j].type
         positions, n_in = math.prod(t.shape[:-1]), t.shape[-1]
         group = GROUP[tables.format]
-        if group == 1 or positions > 1 and n_in % group:
+        if group == 1 or (positions > 1 and n_in % group):
             return _LANES
         return _Format(tables.format, tables.offset)
 
@@ -199,22 +225,44 @@ class _Writer:
         for k, o in enumerate(self.graph.outputs):
             t = self.nodes[o.node].type
             kind = storage_type(t)
-            self._each_block(f"store_lanes(b.{self.buffer(o.node, _LANES)}, {t.size}, left, ({kind}*)outputs[{k}] + (events - left) * {t.size});")
-        return "\n".join([
-            f"// {self.graph.name}: generated engine, exact to the bit. See engine.h for the interface.",
-            '#include "engine.h"', '#include "kernels.hpp"', "#include <new>", "using namespace hwc;", "",
-            *self.tables.lines, "", "namespace {", "struct alignas(64) Buffers {",
-            *(f"    {b}" for b in self.buffers), "};", "}  // namespace", "",
-            'extern "C" int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events) {',
-            "    Buffers* const blocks = new (std::nothrow) Buffers[BLOCKS];", "    if (!blocks) return -1;",
-            "    for (int64_t e0 = 0; e0 < events; e0 += BLOCKS * LANES) {",
-            *("        " + line for step in self.steps for line in step.split("\n")),
-            "    }", "    delete[] blocks;", "    return events;", "}", ""])
+            self._each_block(
+                f"store_lanes(b.{self.buffer(o.node, _LANES)}, {t.size}, left, ({kind}*)outputs[{k}] + (events - left) * {t.size});"
+            )
+        return "\n".join(
+            [
+                f"// {self.graph.name}: generated engine, exact to the bit. See engine.h for the interface.",
+                '#include "engine.h"',
+                '#include "kernels.hpp"',
+                "#include <new>",
+                "using namespace hwc;",
+                "",
+                *self.tables.lines,
+                "",
+                "namespace {",
+                "struct alignas(64) Buffers {",
+                *(f"    {b}" for b in self.buffers),
+                "};",
+                "}  // namespace",
+                "",
+                'extern "C" int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events) {',
+                "    Buffers* const blocks = new (std::nothrow) Buffers[BLOCKS];",
+                "    if (!blocks) return -1;",
+                "    for (int64_t e0 = 0; e0 < events; e0 += BLOCKS * LANES) {",
+                *("        " + line for step in self.steps for line in step.split("\n")),
+                "    }",
+                "    delete[] blocks;",
+                "    return events;",
+                "}",
+                "",
+            ]
+        )
 
     def _each_block(self, statement: str) -> None:
         """A statement about the buffers `b` of one block of events, of which `left` and more are still to come."""
-        self.steps.append("for (int u = 0; u < BLOCKS; u++) {\n    Buffers& b = blocks[u];\n    const int64_t left = events - e0 - u * LANES;\n"
-                          f"    (void)left;\n    {statement}\n}}")
+        self.steps.append(
+            "for (int u = 0; u < BLOCKS; u++) {\n    Buffers& b = blocks[u];\n    const int64_t left = events - e0 - u * LANES;\n"
+            f"    (void)left;\n    {statement}\n}}"
+        )
 
     def _blocks(self, value: str) -> str:
         """An array of one value for each block, written with `b` for its buffers."""
@@ -264,16 +312,23 @@ class _Writer:
     def _elements(self, i: int, body: str, forms: list[_Format]) -> None:
         """y(i) by the C++ statements `body` for every element i."""
         kind, put = self._put(i, forms)
-        self.steps.append(f"{{\n    const {kind} put[] = {self._blocks(put)};\n    elements<{self.nodes[i].type.size}>"
-                          f"([&](int u, int i) {{ {_OPEN} {body} }}, put);\n}}")
+        self.steps.append(
+            f"{{\n    const {kind} put[] = {self._blocks(put)};\n    elements<{self.nodes[i].type.size}>"
+            f"([&](int u, int i) {{ {_OPEN} {body} }}, put);\n}}"
+        )
 
     def _input(self, i: int, node: Node, forms: list[_Format]) -> None:
         kind, n = storage_type(node.type), node.type.size
         pointer = f"({kind} const*)inputs[{self.graph.inputs.index(i)}] + (events - left) * {n}"
         rest: list[_Format] = []
         for form in forms:
-            direct = {("uint8_t", 0): "0", ("int8_t", 128): "(int32_t)0x80808080u"}.get((kind, form.offset)) if form.kind == "u8" else \
-                "0" if (form.kind, kind) == ("s16", "int16_t") else None
+            direct = (
+                {("uint8_t", 0): "0", ("int8_t", 128): "(int32_t)0x80808080u"}.get((kind, form.offset))
+                if form.kind == "u8"
+                else "0"
+                if (form.kind, kind) == ("s16", "int16_t")
+                else None
+            )
             if direct is not None:
                 self._each_block(f"load_groups<{n}>({pointer}, left, {direct}, b.{self.buffer(i, form)});")
             else:
@@ -297,12 +352,15 @@ class _Writer:
             lo, hi, _ = node.type.flat()
             self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
         target = [_LANES] if separate else forms
-        self.steps.append(f"//   {linear.name}: {n_out} sums of {linear.op.weights.shape[0]} products in {tables[0].format}")  # pyright: ignore[reportAttributeAccessIssue]
+        n_in = tables[0].weights.shape[1]
+        self.steps.append(f"//   {linear.name}: {n_out} sums of {n_in} products in {tables[0].format}")
         if len(tables) > 1:
             for p, one in enumerate(tables):
                 self._dense_call(i, at, one, target, str(p), "")
         else:
-            self._dense_call(i, at, tables[0], target, "p" if positions > 1 else "", f"for (int p = 0; p < {positions}; p++) " if positions > 1 else "")
+            many = positions > 1
+            loop = f"for (int p = 0; p < {positions}; p++) " if many else ""
+            self._dense_call(i, at, tables[0], target, "p" if many else "", loop)
         if separate:
             self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", [f for f in forms if f != _LANES])
 
@@ -325,7 +383,8 @@ class _Writer:
         self.steps.append(
             f"{loop}{{\n    const {acc}* const x[] = {operands};\n    const {kind} put[] = {self._blocks(put)};\n"
             f"    dense_{kernel}<{n_out}, {words.shape[1]}>(x, {w}, {c}, [&](int u, int o, {acc} a) {{ {at_row} {_OPEN} "
-            f"return {e.lane}({e.text}); }}, put);\n}}")
+            f"return {e.lane}({e.text}); }}, put);\n}}"
+        )
 
     def _sums(self, at: int, acc: str) -> Expression:
         """What the kernel hands to the map: the linear's value, or its value with the following bias already added."""
@@ -348,7 +407,7 @@ class _Writer:
         """The value of node i for element `i` of the loop, down to stored values and the sums in `given`."""
         node = self.nodes[i]
         for at, sums in given.items():
-            if i == at or self.bias_of(at) is not None and i == self.users[at][0]:
+            if i == at or (self.bias_of(at) is not None and i == self.users[at][0]):
                 return sums
         operands = [self._leaf(j, node.type, given) for j in node.operands]
         return apply(node.op, node.type, operands, self.tables, node.name.replace(".", "_"))
@@ -358,7 +417,9 @@ class _Writer:
         lo, hi, exp = (np.broadcast_to(f, reader.shape).reshape(-1) for f in node.type.arrays())
         if isinstance(node.op, Constant):
             kind = lane(lo)
-            return Expression(f"({kind}{{}} + {self.tables.parameter(node.name.replace('.', '_'), lo)})", kind, lo, hi, exp)
+            return Expression(
+                f"({kind}{{}} + {self.tables.parameter(node.name.replace('.', '_'), lo)})", kind, lo, hi, exp
+            )
         if self._inlined(j):
             return self.expression(j, given)
         index = "i"
@@ -386,10 +447,16 @@ class _Writer:
         owner = np.concatenate(parts, axis=node.op.axis).reshape(-1)
         for k, j in enumerate(node.operands):
             places = np.flatnonzero(owner == k).astype(np.int64)
-            at = self.tables.parameter(f"{node.name.replace('.', '_')}_to", places) if places.size > 1 else literal(int(places[0]))
+            at = (
+                self.tables.parameter(f"{node.name.replace('.', '_')}_to", places)
+                if places.size > 1
+                else literal(int(places[0]))
+            )
             leaf = self._leaf(j, self.nodes[j].type, {})
             convert = "widen" if lane(lo, hi) == "wide" else ""
-            self._each_block(f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i, _LANES)}[{at}] = {convert}({leaf.text});")
+            self._each_block(
+                f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i, _LANES)}[{at}] = {convert}({leaf.text});"
+            )
         packed_forms = [f for f in forms if f != _LANES]
         if packed_forms:
             self._elements(i, f"return b.{self.buffer(i, _LANES)}[i];", packed_forms)
@@ -398,7 +465,7 @@ class _Writer:
         assert isinstance(node.op, ReduceSum | ReduceMax)
         x, axis = node.operands[0], node.op.axis
         t = self.nodes[x].type
-        length, inner = t.shape[axis], math.prod(t.shape[axis + 1:])
+        length, inner = t.shape[axis], math.prod(t.shape[axis + 1 :])
         lo, hi, exp = (np.broadcast_to(f, t.shape) for f in t.arrays())
         up = (exp - np.broadcast_to(np.asarray(node.type.fixed.exp, np.int64), node.type.shape)).reshape(-1)
         kind = lane(*node.type.flat()[:2], lo.reshape(-1) << up, hi.reshape(-1) << up)
@@ -407,6 +474,8 @@ class _Writer:
         widen = "widen" if kind == "wide" else ""
         value = f"({widen}(b.{self.buffer(x, _LANES)}[j]){by})"
         join = f"s + {value}" if isinstance(node.op, ReduceSum) else f"vmax<{kind}>(s, {value})"
-        body = (f"int j = (i / {inner}) * {length * inner} + i % {inner}; {kind} s = {value};\n"
-                f"    for (int k = 1; k < {length}; k++) {{ j += {inner}; s = {join}; }} return s;")
+        body = (
+            f"int j = (i / {inner}) * {length * inner} + i % {inner}; {kind} s = {value};\n"
+            f"    for (int k = 1; k < {length}; k++) {{ j += {inner}; s = {join}; }} return s;"
+        )
         self._elements(i, body, forms)

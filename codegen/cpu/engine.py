@@ -48,17 +48,27 @@ class Engine:
         events = arrays[0].shape[0] if arrays else 1
         if any(a.shape[0] != events for a in arrays):
             raise CompileError("inputs", f"must have the same number of events, not {[a.shape[0] for a in arrays]}")
-        outputs = [np.empty((events, *t.shape), _dtype(t)) for t in (self.graph.nodes[o.node].type for o in self.graph.outputs)]
+        outputs = [
+            np.empty((events, *t.shape), _dtype(t)) for t in (self.graph.nodes[o.node].type for o in self.graph.outputs)
+        ]
         function = ctypes.CDLL(str(self.library)).hwc_run
         function.restype = ctypes.c_int64
         step = -(-events // max(threads, 1) // 64) * 64 or 1
 
         def part(start: int) -> int:
             stop = min(start + step, events)
-            return function(_pointers([a[start:stop] for a in arrays]), _pointers([a[start:stop] for a in outputs]),
-                            ctypes.c_int64(stop - start))
+            return function(
+                _pointers([a[start:stop] for a in arrays]),
+                _pointers([a[start:stop] for a in outputs]),
+                ctypes.c_int64(stop - start),
+            )
+
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            done = list(pool.map(part, range(0, events, step))) if threads > 1 else [part(s) for s in range(0, events, step)]
+            done = (
+                list(pool.map(part, range(0, events, step)))
+                if threads > 1
+                else [part(s) for s in range(0, events, step)]
+            )
         if any(d < 0 for d in done):
             raise CompileError("cpu engine", "has no memory for its buffers", "close other programs")
         return {o.name: y for o, y in zip(self.graph.outputs, outputs)}
@@ -66,16 +76,23 @@ class Engine:
     def _checked(self, i: int, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         node = self.graph.nodes[i]
         if node.name not in inputs:
-            raise CompileError(f"input {node.name}", f"data must be given for every input, not only for {sorted(inputs)}")
+            raise CompileError(
+                f"input {node.name}", f"data must be given for every input, not only for {sorted(inputs)}"
+            )
         x = np.asarray(inputs[node.name])
         if x.ndim != len(node.type.shape) + 1 or x.shape[1:] != node.type.shape or x.dtype.kind not in "iu":
-            raise CompileError(f"input {node.name}", f"raw data must be integers of shape [events, {', '.join(map(str, node.type.shape))}], "
-                               f"not {x.dtype} of {list(x.shape)}")
+            raise CompileError(
+                f"input {node.name}",
+                f"raw data must be integers of shape [events, {', '.join(map(str, node.type.shape))}], "
+                f"not {x.dtype} of {list(x.shape)}",
+            )
         lo, hi, _ = node.type.arrays()
         kind = np.iinfo(_dtype(node.type))
         full = x.dtype == kind.dtype and bool((lo == kind.min).all() and (hi == kind.max).all())
         if not full and x.size and bool((x < lo).any() or (x > hi).any()):
-            raise CompileError(f"input {node.name}", f"raw data must be within {node.type.fixed.lo}..{node.type.fixed.hi}")
+            raise CompileError(
+                f"input {node.name}", f"raw data must be within {node.type.fixed.lo}..{node.type.fixed.hi}"
+            )
         return np.ascontiguousarray(x, kind.dtype)
 
 
@@ -118,5 +135,6 @@ def _machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         import platform
+
         return platform.processor()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -54,7 +54,7 @@ class Tables:
 
 
 def _chunks(values: list[int], size: int) -> list[list[int]]:
-    return [values[k:k + size] for k in range(0, len(values), size)]
+    return [values[k : k + size] for k in range(0, len(values), size)]
 
 
 def literal(n: int) -> str:
@@ -83,8 +83,11 @@ def apply(op: Op, result: Tensor, operands: list[Expression], tables: Tables, na
     elif isinstance(op, Mul):
         kind = lane(lo, hi)
         both_narrow = all(e.lane == "vec" for e in operands)
-        text = f"product({operands[0].text}, {operands[1].text})" if kind == "wide" and both_narrow else \
-            f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
+        text = (
+            f"product({operands[0].text}, {operands[1].text})"
+            if kind == "wide" and both_narrow
+            else f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
+        )
     elif isinstance(op, Neg):
         kind = lane(lo, hi)
         text = f"(-{_to(operands[0], kind)})"
@@ -103,7 +106,9 @@ def _shifted(e: Expression, by: Int64, kind: str, tables: Tables, name: str) -> 
     return x if not by.any() else f"({x} << {tables.parameter(f'{name}_align', by)})"
 
 
-def _binary(op: Op, lo: Int64, hi: Int64, exp: Int64, operands: list[Expression], tables: Tables, name: str) -> tuple[str, str]:
+def _binary(
+    op: Op, lo: Int64, hi: Int64, exp: Int64, operands: list[Expression], tables: Tables, name: str
+) -> tuple[str, str]:
     ups = [np.maximum(e.exp - exp, 0) for e in operands]
     kind = lane(lo, hi, *(v << by for e, by in zip(operands, ups) for v in (e.lo, e.hi)))
     x, y = (_shifted(e, by, kind, tables, name) for e, by in zip(operands, ups))
@@ -136,25 +141,33 @@ _ROUND: dict[Rounding, Callable[[str, str, str, str, str], str]] = {
 
 def _quantize(op: Quantize, result: Tensor, x: Expression, tables: Tables, name: str) -> tuple[str, str]:
     """Rounding by adding and shifting, then whatever of the overflow handling the operand's range can reach."""
-    to_lo, to_hi, to_exp = (np.broadcast_to(np.asarray(v, np.int64), result.shape).reshape(-1)
-                            for v in (op.to.lo, op.to.hi, op.to.exp))
+    to_lo, to_hi, to_exp = (
+        np.broadcast_to(np.asarray(v, np.int64), result.shape).reshape(-1) for v in (op.to.lo, op.to.hi, op.to.exp)
+    )
     by = to_exp - x.exp
     up, down = np.maximum(-by, 0), np.clip(by, 0, 62)
     half = np.where(down > 0, np.int64(1) << np.maximum(down - 1, 0), 0)
-    far = by > 62                                     # only the sign of x matters there: keep it within the shift
+    far = by > 62  # only the sign of x matters there: keep it within the shift
     low, high = (np.where(far, np.sign(v), v << up) for v in (x.lo, x.hi))
     kind = lane(low - 2 * half, high + 2 * half, to_lo, to_hi, low - to_lo, high - to_lo, high - to_hi)
     value = _to(x, kind)
     if far.any():
-        value = f"vmin(vmax({value}, {_all(kind, '-1')}), {_all(kind, '1')})" if far.all() else \
-            f"({tables.parameter(f'{name}_far', far.astype(np.int64))} ? vmin(vmax({value}, {_all(kind, '-1')}), {_all(kind, '1')}) : {value})"
+        sign = f"vmin(vmax({value}, {_all(kind, '-1')}), {_all(kind, '1')})"
+        flag = tables.parameter(f"{name}_far", far.astype(np.int64))
+        value = sign if far.all() else f"({flag} ? {sign} : {value})"
     if up.any():
         value = f"({value} << {tables.parameter(f'{name}_up', up)})"
     if down.any():
+
         def scalar(part: str, v: Int64) -> str:
             text = tables.parameter(f"{name}_{part}", v)
             return text if kind == "vec" else f"(int64_t){text}"
-        s, h, z = tables.parameter(f"{name}_shift", down), scalar("half", half), scalar("rounds", (down > 0).astype(np.int64))
+
+        s, h, z = (
+            tables.parameter(f"{name}_shift", down),
+            scalar("half", half),
+            scalar("rounds", (down > 0).astype(np.int64)),
+        )
         value = _let(value, lambda v: _ROUND[op.rounding](v, s, h, z, kind), kind)
     low, high = (round_ratio(v, np.int64(1) << down, op.rounding) for v in (low, high))
     if kind == "wide" and fits_int32(low, high, to_lo, to_hi, low - to_lo, high - to_lo):
@@ -169,8 +182,16 @@ def _let(value: str, body: Callable[[str], str], kind: str) -> str:
     return f"[&]({kind} v) {{ return {kind}({body('v')}); }}({value})"
 
 
-def _limited(op: Quantize, value: str, kind: str, result: Tensor, x: Expression, to: tuple[Int64, Int64], tables: Tables,
-             name: str) -> str:
+def _limited(
+    op: Quantize,
+    value: str,
+    kind: str,
+    result: Tensor,
+    x: Expression,
+    to: tuple[Int64, Int64],
+    tables: Tables,
+    name: str,
+) -> str:
     lo, hi = to
     source = Tensor(result.shape, _fixed(x, result.shape))
     acts = op.acts(source)
@@ -191,4 +212,5 @@ def _limited(op: Quantize, value: str, kind: str, result: Tensor, x: Expression,
 
 def _fixed(x: Expression, shape: tuple[int, ...]):
     from ...ir.types import Fixed
+
     return Fixed.of(x.lo.reshape(shape), x.hi.reshape(shape), x.exp.reshape(shape))

@@ -34,11 +34,13 @@ class DenseTables:
 
     format: str
     offset: int
-    weights: Int64      # [n_out, n_in]
-    bias: Int64         # [n_out]
+    weights: Int64  # [n_out, n_in]
+    bias: Int64  # [n_out]
 
 
-def dense_tables(op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extra_bias: Int64) -> tuple[DenseTables, ...]:
+def dense_tables(
+    op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extra_bias: Int64
+) -> tuple[DenseTables, ...]:
     """The tables of ``(linear(x) << extra_shift) + extra_bias``: one for all leading positions, or one for each where types differ.
 
     `extra_shift` and `extra_bias` are ``[n_out]``. The format is the fastest whose operands, weights and every partial sum
@@ -51,19 +53,32 @@ def dense_tables(op: Linear, x: Tensor, result: Tensor, extra_shift: Int64, extr
         hull = (rows[0].min(initial=0), rows[1].max(initial=0))
         return (_one(op, rows[2][:1], out[:1], hull, extra_shift, extra_bias, FORMATS),)
     for formats in (("i32",), ("i64",)):
-        tables = [_one(op, e[None], o[None], (int(lo.min(initial=0)), int(hi.max(initial=0))), extra_shift, extra_bias, formats)
-                  for lo, hi, e, o in zip(*rows, out)]
+        tables = [
+            _one(
+                op, e[None], o[None], (int(lo.min(initial=0)), int(hi.max(initial=0))), extra_shift, extra_bias, formats
+            )
+            for lo, hi, e, o in zip(*rows, out)
+        ]
         if all(t is not None for t in tables):
             return tuple(tables)
     raise CompileError("linear", "its sums do not fit 64 bits in the cpu engine", "quantize the operand")
 
 
-def _one(op: Linear, exp: Int64, out: Int64, interval: tuple[int, int], extra_shift: Int64, extra_bias: Int64,
-         formats: tuple[str, ...]) -> Any:
-    up = exp[0][:, None] + np.asarray(op.exp) - out[0] + extra_shift   # of weight [i, j]; negative where its low bits are zero
+def _one(
+    op: Linear,
+    exp: Int64,
+    out: Int64,
+    interval: tuple[int, int],
+    extra_shift: Int64,
+    extra_bias: Int64,
+    formats: tuple[str, ...],
+) -> Any:
+    up = (
+        exp[0][:, None] + np.asarray(op.exp) - out[0] + extra_shift
+    )  # of weight [i, j]; negative where its low bits are zero
     weights = np.where(up >= 0, op.weights << np.maximum(up, 0), op.weights >> np.maximum(-up, 0)).T
     low, high = (int(v) for v in interval)
-    offset = 0 if 0 <= low and high <= 255 else 128 if -128 <= low and high <= 127 else -low
+    offset = 0 if low >= 0 and high <= 255 else 128 if low >= -128 and high <= 127 else -low
     for name in formats:
         shift = offset if name == "u8" else 0
         bias = extra_bias - shift * weights.sum(axis=1)

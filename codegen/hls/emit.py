@@ -73,10 +73,14 @@ def check(graph: Graph) -> list[str]:
             continue
         found += [f"{where}: {kind} of all elements on one grid need {grid.width} bits, of at most {limit}; "
                   "give them closer exponents" for kind, grid, limit in _limited(node) if grid.width > limit]
-    ports = [(o.name, graph.nodes[o.node]) for o in graph.outputs]
-    found += [f"{name} (output): the raw values of all elements on one grid need {grid_of(n.op, n.type).width} bits, of at "
-              f"most {MAX_BITS}; quantize the output" for name, n in ports
-              if isinstance(n.op, SUPPORTED) and n.type.size and grid_of(n.op, n.type).width > MAX_BITS]
+    for o in graph.outputs:
+        node = graph.nodes[o.node]
+        width = grid_of(node.op, node.type).width if isinstance(node.op, SUPPORTED) and node.type.size else 0
+        if width > MAX_BITS:
+            found.append(f"{o.name} (output): the values of all elements on one grid need {width} bits, of at most "
+                         f"{MAX_BITS}; quantize the output")
+    if not graph.inputs:
+        found.append(f"{graph.name} (graph): without inputs it is constant, and needs no hardware")
     return found
 
 
@@ -122,8 +126,6 @@ def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
         ends = rng.random((_EVENTS // 4, *node.type.shape)) < 0.5
         x[:_EVENTS // 4] = np.where(ends, lo, hi)
         inputs[node.name] = x
-    if not inputs:
-        raise CompileError(graph.name, "a graph without inputs is constant, and needs no hardware")
     return inputs, evaluate(graph, inputs)
 
 
@@ -148,8 +150,8 @@ def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
         prototype = f"void {design.top}(\n        " + ",\n        ".join(parameters(design)) + ");"
     files[f"firmware/{design.top}.h"] = _header(f"The top function of {design.graph.name}.", design.top,
                                                 f'#include "types.h"\n\n{prototype}\n')
-    files["firmware/types.h"] = _header("The type of every tensor: ap_fixed<bits, integer bits>, real = n * 2^exponent.",
-                                        f"{design.top}_types", f'#include "ap_fixed.h"\n\n{_types(design)}')
+    files["firmware/types.h"] = _header("The type of every tensor: real = n * 2^exponent.", f"{design.top}_types",
+                                        f'#include "ap_fixed.h"\n\n{_types(design)}')
     return files
 
 
@@ -165,7 +167,8 @@ def _types(design: Plan) -> str:
             continue
         grid = design.grids[i]
         varies = "" if node.type.fixed.uniform else "; the hull of its elements"
-        lines.append(f"typedef {grid.cpp()} {design.types[i]}; // {node.op.name} {list(node.type.shape)}: {grid}{varies}")
+        what = f"{node.op.name} {list(node.type.shape)}"
+        lines.append(f"typedef {grid.cpp()} {design.types[i]}; // {what}: {grid}{varies}")
         if i in design.weight_types:
             weights = design.weight_grid(i)
             lines.append(f"typedef {weights.cpp()} {design.weight_types[i]}; // weights: {weights}")

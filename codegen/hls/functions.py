@@ -1,8 +1,9 @@
-"""Layer functions and the top function as C++ text: loops, arrays and pragmas; what a loop computes, `statements` says."""
+"""Layer functions and the top function as C++: loops, arrays, pragmas; what a loop computes, `statements` says."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def layer_function(plan: Plan, function: Function, tables: Tables, schedule: Sch
     shapes = " and ".join(str(list(nodes[i].type.shape)) for i in function.reads) or "nothing"
     results = " and ".join(str(list(nodes[i].type.shape)) for i in function.writes) or "nothing"
     pragma = "INLINE" if schedule.inline_layers else f"PIPELINE II={schedule.ii}"
-    partitions = [] if schedule.inline_layers else [_partition(plan.names[i]) for i in (*function.reads, *function.writes)]
+    ports = () if schedule.inline_layers else (*function.reads, *function.writes)
+    partitions = [_partition(plan.names[i]) for i in ports]
     head = [f"// Layer {function.layer}: {shapes} -> {results}", *_signature(f"static void {function.name}", arguments),
             f"#pragma HLS {pragma}", *partitions]
     return "\n".join([*head, *_indented(body), "}", ""])
@@ -35,7 +37,10 @@ def layer_function(plan: Plan, function: Function, tables: Tables, schedule: Sch
 def top_function(plan: Plan, constants: Tables, schedule: Schedule) -> str:
     """The function that hardware is made of: one call per layer."""
     graph = plan.graph
-    body: list[str] = []
+    ports = [plan.names[i] for i in graph.inputs] + list(plan.ports)
+    pragmas = [line for port in ports for line in _port_pragmas(port, schedule)]
+    head = [*_signature(f"void {plan.top}", parameters(plan)), *pragmas, f"#pragma HLS PIPELINE II={schedule.ii}"]
+    plan, body = _read_once(plan) if schedule.interface == "axis" else (plan, [])
     direct = {plan.storage[o.node] for o, own in zip(graph.outputs, plan.direct) if own}
     for function in plan.functions:
         for i in function.writes:
@@ -45,16 +50,26 @@ def top_function(plan: Plan, constants: Tables, schedule: Schedule) -> str:
     for o, port, own in zip(graph.outputs, plan.ports, plan.direct):
         if not own:
             body += ["", *_copy(plan, o.node, port, constants)]
-    ports = [plan.names[i] for i in graph.inputs] + list(plan.ports)
-    pragmas = [line for port in ports for line in _port_pragmas(port, schedule)]
-    head = [*_signature(f"void {plan.top}", parameters(plan)), *pragmas, f"#pragma HLS PIPELINE II={schedule.ii}"]
     return "\n".join([*head, *_indented(body), "}", ""])
+
+
+def _read_once(plan: Plan) -> tuple[Plan, list[str]]:
+    """Copies of the inputs, since an element of a stream can be read once only; and the plan that uses them."""
+    names, lines = list(plan.names), []
+    for i in plan.graph.inputs:
+        port, size = plan.names[i], plan.graph.nodes[i].type.size
+        names[i] = plan.taken.new(f"{port}_word")
+        lines += [f"{plan.types[i]} {names[i]}[{size}];", _partition(names[i])]
+        k = "i" if size > 1 else "0"
+        lines += _loops(names[i], (size,), [f"{names[i]}[{k}] = {port}[{k}];"])
+    return replace(plan, names=tuple(names[j] for j in plan.storage)), lines
 
 
 def parameters(plan: Plan) -> list[str]:
     """The top function's parameters: inputs, then outputs, in the graph's order."""
     graph = plan.graph
-    outputs = [f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]" for o, port in zip(graph.outputs, plan.ports)]
+    outputs = [f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]"
+               for o, port in zip(graph.outputs, plan.ports)]
     return [f"const {_declared(plan, i)}" for i in graph.inputs] + outputs
 
 
@@ -62,12 +77,11 @@ def _signature(start: str, arguments: list[str]) -> list[str]:
     line = f"{start}({', '.join(arguments)}) {{"
     if len(line) <= 116:
         return [line]
-    return [f"{start}(", *(f"{INDENT * 2}{a}{',' if k < len(arguments) - 1 else ') {'}" for k, a in enumerate(arguments))]
+    *first, last = arguments
+    return [f"{start}(", *(f"{INDENT * 2}{a}," for a in first), f"{INDENT * 2}{last}) {{"]
 
 
 def _port_pragmas(port: str, schedule: Schedule) -> list[str]:
-    if schedule.interface == "axis":
-        return [f"#pragma HLS ARRAY_RESHAPE variable={port} complete dim=0", f"#pragma HLS INTERFACE axis port={port}"]
     return [_partition(port), f"#pragma HLS INTERFACE {schedule.interface} port={port}"]
 
 

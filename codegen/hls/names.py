@@ -7,15 +7,21 @@ from dataclasses import dataclass, field
 
 __all__ = ["Names"]
 
-_RESERVED = """
-alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const constexpr
-const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false float for
-friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
-public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch template this
-thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
-main std linux unix EOF NULL ap_int ap_uint ap_fixed ap_ufixed
-from_raw raw_of rescaled rounded quantized total largest k i i0 i1 i2 i3 i4 i5 i6 i7
-""".split()
+_RESERVED = (
+    # keywords of C++
+    "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break", "case", "catch",
+    "char", "char16_t", "char32_t", "class", "compl", "const", "constexpr", "const_cast", "continue", "decltype",
+    "default", "delete", "do", "double", "dynamic_cast", "else", "enum", "explicit", "export", "extern", "false",
+    "float", "for", "friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new", "noexcept",
+    "not", "not_eq", "nullptr", "operator", "or", "or_eq", "private", "protected", "public", "register",
+    "reinterpret_cast", "return", "short", "signed", "sizeof", "static", "static_assert", "static_cast", "struct",
+    "switch", "template", "this", "thread_local", "throw", "true", "try", "typedef", "typeid", "typename", "union",
+    "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq",
+    # what else the generated files or their headers define
+    "main", "std", "linux", "unix", "EOF", "NULL", "ap_int", "ap_uint", "ap_fixed", "ap_ufixed", "from_raw",
+    "raw_of", "rescaled", "rounded", "quantized", "total", "largest", "k", "i", "i0", "i1", "i2", "i3", "i4", "i5",
+    "i6", "i7",
+)
 
 
 @dataclass

@@ -94,7 +94,8 @@ def plan(graph: Graph) -> Plan:
     found = _functions(graph, storage, layer_of, layer_names, joined, names)
     direct = _direct(graph, storage, found)
     of_node = _identifiers(graph, storage, direct, names)
-    ports = tuple(of_node[storage[o.node]] if own else names.new(o.name, "_port") for o, own in zip(graph.outputs, direct))
+    ports = tuple(of_node[storage[o.node]] if own else names.new(o.name, "_port")
+                  for o, own in zip(graph.outputs, direct))
     types = tuple(names.new(f"{of_node[i]}_t") if storage[i] == i else "" for i in range(len(graph.nodes)))
     types = tuple(types[i] for i in storage)
     words = {Linear: "_weights", Lookup: "_table"}
@@ -110,7 +111,7 @@ def _identifiers(graph: Graph, storage: tuple[int, ...], direct: tuple[bool, ...
     for o, own in zip(graph.outputs, direct):
         if own:
             wanted[storage[o.node]] = o.name
-    own_names = {i: names.new(wanted[i], "_sum" if isinstance(graph.nodes[i].op, Linear) else "_out")
+    own_names = {i: names.new(wanted[i], "_matmul" if isinstance(graph.nodes[i].op, Linear) else "_out")
                  for i in range(len(wanted)) if storage[i] == i}
     return tuple(own_names[j] for j in storage)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...ir.ops import Quantize
 from ...ir.rounding import Overflow
@@ -43,13 +44,13 @@ class _Facts:
     lo: Int64
     hi: Int64
     exp: Int64
-    rounds: Int64
-    clips_low: Int64
-    clips_high: Int64
+    rounds: NDArray[np.bool_]
+    clips_low: NDArray[np.bool_]
+    clips_high: NDArray[np.bool_]
     x: Tensor
 
     @property
-    def acts(self) -> Int64:
+    def acts(self) -> NDArray[np.bool_]:
         return self.rounds | self.clips_low | self.clips_high
 
 
@@ -93,7 +94,8 @@ def _cast(op: Quantize, facts: _Facts, source: Grid, grid: Grid) -> Cast | None:
     return None
 
 
-def _matching(overflow: Overflow, results: Grid, signed: bool, low: int | None, high: int | None) -> tuple[Grid, Overflow] | None:
+def _matching(overflow: Overflow, results: Grid, signed: bool, low: int | None,
+              high: int | None) -> tuple[Grid, Overflow] | None:
     """The C++ type that holds `results` and ends where the quantizer clips (None: it does not), and its mode."""
     hull = Grid(min(results.lo, -1 if signed else 0), results.hi, results.exp)
     bits = hull.width - hull.signed

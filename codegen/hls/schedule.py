@@ -16,7 +16,7 @@ STRATEGIES = {
 INTERFACES = {
     "ap_vld": "wires with a valid flag per element",
     "ap_none": "bare wires",
-    "axis": "AXI4-Stream, one beat per event and port",
+    "axis": "one AXI4-Stream per element",
 }
 
 

@@ -22,9 +22,9 @@ def helpers() -> dict[str, str]:
 def scripts(design: Plan, device: Device, clock_ns: float, schedule: Schedule) -> dict[str, str]:
     """`build_hls.tcl`, `hls_config.cfg`, `Makefile`, `README.md`."""
     inputs, outputs = ports(design)
-    rows = [{"name": name, "cpp": cpp, "shape": list(t.shape), "type": design.grids[i].cpp(), "grid": str(design.grids[i])}
-            for (name, cpp, _, t, _), i in zip([*inputs, *outputs],
-                                               [*design.graph.inputs, *(o.node for o in design.graph.outputs)])]
+    nodes = [*design.graph.inputs, *(o.node for o in design.graph.outputs)]
+    rows = [{"cpp": cpp, "shape": list(t.shape), "type": design.grids[i].cpp(), "grid": str(design.grids[i])}
+            for (_, cpp, _, t, _), i in zip([*inputs, *outputs], nodes)]
     values = {
         "top": design.top, "part": device.part, "clock": f"{clock_ns:g}", "standard": CPP_STANDARD,
         "name": design.graph.name, "device": device.description, "ii": schedule.ii,

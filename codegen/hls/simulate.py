@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...hw_targets import process
 from ...ir.errors import CompileError
@@ -17,7 +16,7 @@ from .ap_types import find_ap_types
 from .emit import Hls
 from .scripts import CPP_STANDARD
 from .templates import render
-from .testbench import Port, ports
+from .testbench import Port, checked, ports
 
 __all__ = ["FLAGS", "build", "simulate"]
 
@@ -31,7 +30,7 @@ def simulate(hls: Hls, inputs: Mapping[str, Int64], time_limit_s: float = 600) -
     input's interval.
     """
     given, wanted = ports(hls.plan)
-    columns = [_packed(port, inputs) for port in given]
+    columns = [checked(port, inputs) << port[4] for port in given]
     events = columns[0].shape[0]
     if any(c.shape[0] != events for c in columns):
         raise CompileError("inputs", f"must have the same number of events, not {[c.shape[0] for c in columns]}")
@@ -43,7 +42,7 @@ def simulate(hls: Hls, inputs: Mapping[str, Int64], time_limit_s: float = 600) -
         if not done.ok:
             reason = "did not finish in time" if done.timed_out else f"failed: {process.error_line(done.output)}"
             raise CompileError("HLS simulation", reason)
-        raw = np.fromfile(sink, "<i8").reshape(events, -1).astype(np.int64)
+        raw = np.fromfile(sink, "<i8").reshape(events, sum(t.size for _, _, _, t, _ in wanted)).astype(np.int64)
     return _unpacked(wanted, raw)
 
 
@@ -67,25 +66,11 @@ def build(hls: Hls) -> Path:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_text(str(text), encoding="utf-8")
         except OSError as e:
-            raise CompileError(str(folder), f"the simulation cannot be written: {e.strerror or e}", "free space") from None
+            raise CompileError(str(folder), f"cannot be written: {e.strerror or e}", "free space") from None
         flags = (*FLAGS, f"-I{folder / 'firmware'}", "-isystem", str(headers))
         sources = [folder / "firmware" / f"{hls.top}.cpp", folder / "harness.cpp"]
         process.compile_cpp(sources, program, flags, where="HLS simulation")
     return program
-
-
-def _packed(port: Port, inputs: Mapping[str, Int64]) -> NDArray[np.int64]:
-    name, _, _, t, shifts = port
-    if name not in inputs:
-        raise CompileError(f"input {name}", f"data must be given for every input, not only for {sorted(inputs)}")
-    x = np.asarray(inputs[name])
-    if x.ndim != len(t.shape) + 1 or x.shape[1:] != t.shape or x.dtype.kind not in "iu":
-        raise CompileError(f"input {name}", f"raw data must be integers of shape [events, {', '.join(map(str, t.shape))}], "
-                           f"not {x.dtype} of {list(x.shape)}")
-    lo, hi, _ = t.arrays()
-    if x.size and (np.any(x < lo) or np.any(x > hi)):
-        raise CompileError(f"input {name}", f"raw data must be within {t.fixed.lo}..{t.fixed.hi}")
-    return x.astype(np.int64).reshape(x.shape[0], -1) << shifts
 
 
 def _unpacked(wanted: list[Port], raw: Int64) -> dict[str, Int64]:

@@ -28,7 +28,7 @@ from ...ir.types import Int64
 from .grids import places
 from .plan import Nest, Plan
 from .quantizing import Cast, realised
-from .tables import Tables, literal
+from .tables import Tables
 
 __all__ = ["INDENT", "Body", "array_index", "loop_variables", "strided", "strides"]
 
@@ -143,7 +143,8 @@ class Body:
         name, row = self._accumulator(i), self.variables[-1] or "0"
         index = array_index(out, [*self.variables[:-1], "k"])
         weight = f"from_raw<{self.plan.weight_types[i]}>({table}[{row}][{'k' if out[-1] > 1 else 0}])"
-        return [f"{self.plan.types[i]} {name} = 0;", f"{self.plan.names[i]}_k: for (int k = 0; k < {out[-1]}; k++) {{", "#pragma HLS UNROLL",
+        return [f"{self.plan.types[i]} {name} = 0;",
+                f"{self.plan.names[i]}_k: for (int k = 0; k < {out[-1]}; k++) {{", "#pragma HLS UNROLL",
                 *(INDENT + line for line in wrapped(name, f"{self.operand(x, index)} * {weight}", "+=")), "}"]
 
     def _reduce(self, i: int, node: Node) -> list[str]:
@@ -162,8 +163,9 @@ class Body:
             kind = self.plan.types[self.plan.storage[x]]
         if shape[axis] == first:
             return [f"{kind} {name} = {start};"]
-        return [f"{kind} {name} = {start};", f"{self.plan.names[i]}_k: for (int k = {first}; k < {shape[axis]}; k++) {{",
-                "#pragma HLS UNROLL", f"{INDENT}{step}", "}"]
+        return [f"{kind} {name} = {start};",
+                f"{self.plan.names[i]}_k: for (int k = {first}; k < {shape[axis]}; k++) {{", "#pragma HLS UNROLL",
+                f"{INDENT}{step}", "}"]
 
     def _expression(self, i: int, node: Node) -> str:
         op, kind = node.op, self.plan.types[i]
@@ -196,7 +198,7 @@ class Body:
         assert isinstance(op, Lookup)
         up = max(source.exp - op.step, 0)
         table = op.table.reshape(-1, op.table.shape[-1]) if op.table.ndim > 1 else op.table
-        name = self.tables.add(self.plan.tables[i], table, f"{node.name}: entry n is the result for (n + {op.first}) * "
+        name = self.tables.add(self.plan.tables[i], table, f"{node.name}: entry n is the result for (n {op.first:+d}) * "
                                f"2^{op.step}, as {self.plan.grids[i]}", True)
         position = f"raw_of<32>({self.operand(x)})"
         if up:
@@ -219,4 +221,5 @@ class Body:
                 f"({value}, {', '.join(numbers)})")
 
     def _parameter(self, i: int, name: str, values: Int64) -> str:
-        return self.tables.parameter(f"{self.plan.names[i]}_{name}", values, self.index, f"{self.nodes[i].name}: {name}")
+        comment = f"{self.nodes[i].name}: {name}"
+        return self.tables.parameter(f"{self.plan.names[i]}_{name}", values, self.index, comment)

@@ -13,7 +13,7 @@ from .plan import Plan
 from .tables import array_text
 from .templates import render
 
-__all__ = ["Port", "ports", "testbench"]
+__all__ = ["Port", "checked", "ports", "testbench"]
 
 Port = tuple[str, str, str, Tensor, Int64]
 """(name in the graph, C++ identifier, C++ type, tensor, left shift of each element to the C++ type's grid)."""
@@ -47,15 +47,25 @@ def _described(port: Port) -> dict[str, object]:
             "place": f"{cpp}_place[i]" if table else "0"}
 
 
+def checked(port: Port, data: Mapping[str, Int64]) -> Int64:
+    """The port's raw integers, ``[events, elements]``; `CompileError` for a missing name, another shape or interval."""
+    name, _, _, t, _ = port
+    if name not in data:
+        raise CompileError(f"data of {name}", f"must be given for every port, not only for {sorted(data)}")
+    x = np.asarray(data[name])
+    if x.ndim != len(t.shape) + 1 or x.shape[1:] != t.shape or x.dtype.kind not in "iu":
+        raise CompileError(f"data of {name}", f"must be raw integers of shape [events, {', '.join(map(str, t.shape))}], "
+                           f"not {x.dtype} of {list(x.shape)}")
+    lo, hi, _ = t.arrays()
+    if x.size and (np.any(x < lo) or np.any(x > hi)):
+        raise CompileError(f"data of {name}", f"must be within {t.fixed.lo}..{t.fixed.hi}")
+    return x.astype(np.int64).reshape(x.shape[0], t.size)
+
+
 def _vectors(given: Sequence[Port], data: Mapping[str, Int64], events: int) -> str:
-    columns = []
-    for name, _, _, t, _ in given:
-        if name not in data:
-            raise CompileError(f"vectors of {name}", f"must be given for every port, not only for {sorted(data)}")
-        values = np.asarray(data[name])
-        if values.shape != (events, *t.shape) or values.dtype.kind not in "iu":
-            raise CompileError(f"vectors of {name}", f"must be integers of shape {[events, *t.shape]}, not {values.dtype} of "
-                               f"{list(values.shape)}")
-        columns.append(values.reshape(events, -1))
+    columns = [checked(port, data) for port in given]
+    for port, column in zip(given, columns):
+        if len(column) != events:
+            raise CompileError(f"data of {port[0]}", f"must have {events} events as the first input, not {len(column)}")
     rows = np.concatenate(columns, axis=1).tolist()
     return "".join(" ".join(map(str, row)) + "\n" for row in rows)

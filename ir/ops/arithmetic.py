@@ -11,19 +11,14 @@ import numpy as np
 from ..types import Fixed, Int64, IntLike, Tensor
 from .base import Op, broadcast_shape
 
-__all__ = ["Add", "Maximum", "Minimum", "Mul", "Neg", "Shift", "Sub", "at_exponent"]
-
-
-def at_exponent(values: Int64, source: Tensor, exp: IntLike) -> Int64:
-    """Raw integers of `source` recounted in units of 2**exp, which divides the source's own unit."""
-    return values << np.asarray(source.fixed.exp - np.asarray(exp), np.int64)
+__all__ = ["Add", "Maximum", "Minimum", "Mul", "Neg", "Shift", "Sub"]
 
 
 def _aligned(result: Tensor, operands: Sequence[Tensor], values: Sequence[Int64]) -> list[Int64]:
     """The values of all operands at the result's exponent, with batch axis in front of the broadcast shape."""
     rank = len(result.shape)
     spread = [v.reshape((v.shape[0],) + (1,) * (rank - (v.ndim - 1)) + v.shape[1:]) for v in values]
-    out = []
+    out: list[Int64] = []
     for v, t in zip(spread, operands):
         exp = t.fixed.exp if isinstance(t.fixed.exp, int) else np.broadcast_to(t.fixed.exp, t.shape)
         out.append(v << np.asarray(exp - np.asarray(result.fixed.exp), np.int64))

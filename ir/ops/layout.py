@@ -61,7 +61,9 @@ class Gather(Op):
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
         if self.indices.size and (int(self.indices.min()) < 0 or int(self.indices.max()) >= x.size):
-            raise refuse(self, f"indices must be within 0..{x.size - 1}, not {self.indices.min()}..{self.indices.max()}")
+            raise refuse(
+                self, f"indices must be within 0..{x.size - 1}, not {self.indices.min()}..{self.indices.max()}"
+            )
         return Tensor(self.indices.shape, _spread(x).map(lambda f: f.reshape(-1)[self.indices]))
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:

@@ -36,10 +36,12 @@ class Linear(Op):
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
         if self.weights.ndim != 2 or not x.shape or x.shape[-1] != self.weights.shape[0]:
-            raise refuse(self, f"the operand's last axis must match the weights' rows, not {list(x.shape)} and "
-                         f"{list(self.weights.shape)}")
-        n_in, n_out = self.weights.shape
-        shape = (*x.shape[:-1], n_out)
+            raise refuse(
+                self,
+                f"the operand's last axis must match the weights' rows, not {list(x.shape)} and "
+                f"{list(self.weights.shape)}",
+            )
+        shape = (*x.shape[:-1], self.weights.shape[1])
         lo, hi, base = self.operand_range(x)
         if self.partial_sum_bound(x) >= 1 << MAX_BITS:
             raise refuse(self, f"partial sums need more than {MAX_BITS} bits", "quantize the operand or the weights")
@@ -48,8 +50,14 @@ class Linear(Op):
         low = exact_matmul(lo, positive, bound) + exact_matmul(hi, negative, bound)
         high = exact_matmul(hi, positive, bound) + exact_matmul(lo, negative, bound)
         zeros = self._common_zeros(x, base)
-        return Tensor(shape, Fixed.of((low >> zeros).reshape(shape), (high >> zeros).reshape(shape),
-                                      np.broadcast_to(base + zeros + self.exp, low.shape).reshape(shape)))
+        return Tensor(
+            shape,
+            Fixed.of(
+                (low >> zeros).reshape(shape),
+                (high >> zeros).reshape(shape),
+                np.broadcast_to(base + zeros + self.exp, low.shape).reshape(shape),
+            ),
+        )
 
     def operand_range(self, x: Tensor) -> tuple[Int64, Int64, int]:
         """(lo, hi) of the operand as ``[positions, n_in]`` integers of one common exponent, and that exponent."""

@@ -24,8 +24,8 @@ MAX_TABLE = 1 << 20
 class Acts:
     """What a quantizer really does to its operand's reachable range; a backend omits the rest."""
 
-    rounds: bool      # some reachable value is between two grid points
-    clips_low: bool   # some reachable value is below the interval after rounding
+    rounds: bool  # some reachable value is between two grid points
+    clips_low: bool  # some reachable value is below the interval after rounding
     clips_high: bool  # ... or above it
 
     @property
@@ -62,8 +62,10 @@ class Quantize(Op):
         if self.overflow in (Overflow.SAT, Overflow.SAT_SYM):
             low, high = overflowed(low, lo, hi, self.overflow), overflowed(high, lo, hi, self.overflow)
         elif self.overflow is Overflow.SAT_ZERO:  # values that leave the interval come back as 0
-            low, high = (np.where(inside, low, np.minimum(np.maximum(low, lo), 0)),
-                         np.where(inside, high, np.maximum(np.minimum(high, hi), 0)))
+            low, high = (
+                np.where(inside, low, np.minimum(np.maximum(low, lo), 0)),
+                np.where(inside, high, np.maximum(np.minimum(high, hi), 0)),
+            )
         else:
             low, high = np.where(inside, low, lo), np.where(inside, high, hi)
         return Tensor(x.shape, Fixed.of(low, high, exp))
@@ -75,16 +77,22 @@ class Quantize(Op):
             lo = np.maximum(lo, np.where(lo < 0, -np.asarray(self.to.hi), lo))
         low, high = self.rounded(np.asarray(x.fixed.lo), x), self.rounded(np.asarray(x.fixed.hi), x)
         varies = (np.asarray(x.fixed.lo) != 0) | (np.asarray(x.fixed.hi) != 0)
-        return Acts(bool(np.any((np.asarray(self.to.exp) > np.asarray(x.fixed.exp)) & varies)),
-                    bool(np.any(low < lo)), bool(np.any(high > np.asarray(self.to.hi))))
+        return Acts(
+            bool(np.any((np.asarray(self.to.exp) > np.asarray(x.fixed.exp)) & varies)),
+            bool(np.any(low < lo)),
+            bool(np.any(high > np.asarray(self.to.hi))),
+        )
 
     def rounded(self, n: Int64, x: Tensor) -> Int64:
         """Operand integers on the grid of `to`, not yet limited."""
         by = np.asarray(self.to.exp) - np.asarray(x.fixed.exp)
         finer = int(np.max(-by, initial=0))
         if finer > 0 and int(np.max(np.abs(n), initial=0)).bit_length() + finer > MAX_BITS:
-            raise refuse(self, f"a grid {finer} bits finer than the operand's needs more than {MAX_BITS} bits",
-                         "quantize to a coarser grid")
+            raise refuse(
+                self,
+                f"a grid {finer} bits finer than the operand's needs more than {MAX_BITS} bits",
+                "quantize to a coarser grid",
+            )
         n = np.where(by > MAX_BITS, np.sign(n), n)  # then |n| < 2**by / 2: only the sign matters, and 2**by fits
         return round_ratio(n << np.maximum(-by, 0), np.int64(1) << np.clip(by, 0, MAX_BITS), self.rounding)
 
@@ -110,7 +118,10 @@ class Requantize(Op):
 
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
-        ends = [self._exact(np.broadcast_to(np.asarray(n, np.int64), x.shape)[np.newaxis], x) for n in (x.fixed.lo, x.fixed.hi)]
+        ends = [
+            self._exact(np.broadcast_to(np.asarray(n, np.int64), x.shape)[np.newaxis], x)
+            for n in (x.fixed.lo, x.fixed.hi)
+        ]
         return Tensor(x.shape, Fixed.of(np.minimum(*ends)[0], np.maximum(*ends)[0], self.to.exp))
 
     def ratio(self, x: Tensor) -> tuple[Any, Any, Any]:
@@ -125,8 +136,11 @@ class Requantize(Op):
 
     def _exact(self, n: Int64, x: Tensor) -> Int64:
         p, r, q = self.ratio(x)
-        bound = max(abs(int(v)) for v in np.ravel(p)) * (int(np.max(np.abs(n), initial=0)) + 1) \
-            + max(abs(int(v)) for v in np.ravel(r)) + max(int(v) for v in np.ravel(q))
+        bound = (
+            max(abs(int(v)) for v in np.ravel(p)) * (int(np.max(np.abs(n), initial=0)) + 1)
+            + max(abs(int(v)) for v in np.ravel(r))
+            + max(int(v) for v in np.ravel(q))
+        )
         if bound < 1 << MAX_BITS:  # the same formula in int64
             p, r, q = (np.asarray(v, np.int64) for v in (p, r, q))
         else:
@@ -164,24 +178,33 @@ class Lookup(Op):
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
         if self.table.shape[-1] > MAX_TABLE:
-            raise refuse(self, f"a table may have at most 2**20 entries, not {self.table.shape[-1]}", "quantize the operand")
+            raise refuse(
+                self, f"a table may have at most 2**20 entries, not {self.table.shape[-1]}", "quantize the operand"
+            )
         if self.table.ndim > 1 and self.table.shape[:-1] != x.shape:
-            raise refuse(self, f"the table must have shape [entries] or [*{list(x.shape)}, entries], not {list(self.table.shape)}")
+            raise refuse(
+                self,
+                f"the table must have shape [entries] or [*{list(x.shape)}, entries], not {list(self.table.shape)}",
+            )
         zero = (np.asarray(x.fixed.lo) == 0) & (np.asarray(x.fixed.hi) == 0)  # a zero lies on every grid
         if np.any((np.asarray(x.fixed.exp) < self.step) & ~zero):
-            raise refuse(self, f"the operand's grid (exponent {np.min(x.fixed.exp)}) is finer than the table's ({self.step})")
+            raise refuse(
+                self, f"the operand's grid (exponent {np.min(x.fixed.exp)}) is finer than the table's ({self.step})"
+            )
         lo, hi, exp = x.flat()
         up = np.maximum(exp - self.step, 0)
         start, stop = (lo << up) - self.first, (hi << up) - self.first
         if start.size and (start.min() < 0 or stop.max() >= self.table.shape[-1]):
-            raise refuse(self, f"the table covers {self.table.shape[-1]} values from {self.first}, which the operand leaves")
+            raise refuse(
+                self, f"the table covers {self.table.shape[-1]} values from {self.first}, which the operand leaves"
+            )
         if self.table.ndim == 1:
             spans = {(int(a), int(b)): None for a, b in zip(start, stop)}
-            ends = {s: (int(self.table[s[0]:s[1] + 1].min()), int(self.table[s[0]:s[1] + 1].max())) for s in spans}
+            ends = {s: (int(self.table[s[0] : s[1] + 1].min()), int(self.table[s[0] : s[1] + 1].max())) for s in spans}
             pairs = [ends[int(a), int(b)] for a, b in zip(start, stop)]
         else:
             rows = self.table.reshape(-1, self.table.shape[-1])
-            pairs = [(int(r[a:b + 1].min()), int(r[a:b + 1].max())) for r, a, b in zip(rows, start, stop)]
+            pairs = [(int(r[a : b + 1].min()), int(r[a : b + 1].max())) for r, a, b in zip(rows, start, stop)]
         low, high = (np.array([p[k] for p in pairs], np.int64).reshape(x.shape) for k in (0, 1))
         return Tensor(x.shape, Fixed.of(low, high, self.exp))
 

@@ -27,8 +27,18 @@ PASSES: dict[str, Pass] = {
 
 PIPELINES: dict[str, tuple[str, ...]] = {
     # What every model goes through: fold, then narrow forwards and backwards, then clean up.
-    "simplify": ("fold-constants", "fold-affine", "fold-constants", "narrow-ranges", "remove-dead",
-                 "zero-unused-elements", "drop-unseen-bits", "narrow-ranges", "merge-equal", "remove-dead"),
+    "simplify": (
+        "fold-constants",
+        "fold-affine",
+        "fold-constants",
+        "narrow-ranges",
+        "remove-dead",
+        "zero-unused-elements",
+        "drop-unseen-bits",
+        "narrow-ranges",
+        "merge-equal",
+        "remove-dead",
+    ),
     # What backends are given: requantize is gone, and what it left is simplified.
     "hardware": ("realise-requantize", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
 }

@@ -6,8 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Builder, Graph, Node, rewrite
-from ..ops import (Add, Concat, Constant, Gather, Linear, Lookup, Maximum, Minimum, Neg, Quantize, Requantize, Reshape, Shift, Sub,
-                   Transpose)
+from ..ops import (
+    Add,
+    Concat,
+    Constant,
+    Gather,
+    Linear,
+    Lookup,
+    Maximum,
+    Minimum,
+    Neg,
+    Quantize,
+    Requantize,
+    Reshape,
+    Shift,
+    Sub,
+    Transpose,
+)
 from ..rounding import Rounding
 from ..types import Int64, IntLike, Tensor
 
@@ -73,7 +88,7 @@ def _truncated(graph: Graph, node: Node, at: int, grid: Int64, ties: bool) -> Co
     bias = graph.nodes[at].op
     assert isinstance(bias, Constant)
     values, exp, grid = np.broadcast_arrays(bias.values, np.asarray(bias.exp), np.broadcast_to(grid, node.type.shape))
-    below = np.clip(grid - exp, 0, 62)                     # bits of the constant below the grid
+    below = np.clip(grid - exp, 0, 62)  # bits of the constant below the grid
     high, rest = values >> below, values & ((np.int64(1) << below) - 1)
     sticky = (rest != 0) & ties
     return _constant(np.where(sticky, 2 * high + 1, high), np.where(sticky, exp + below - 1, exp + below))
@@ -138,6 +153,6 @@ def _needed(node: Node, k: int, alive: NDArray[np.bool_], operands: tuple[Tensor
 
 def _reduced(shape: tuple[int, ...], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Undo broadcasting: an element is live if any of its copies is."""
-    lead = alive.any(axis=tuple(range(alive.ndim - len(shape))))
+    lead = np.logical_or.reduce(alive, axis=tuple(range(alive.ndim - len(shape))))
     stretched = tuple(k for k, n in enumerate(shape) if n == 1 and lead.shape[k] != 1)
-    return lead.any(axis=stretched, keepdims=True)
+    return np.asarray(np.logical_or.reduce(lead, axis=stretched, keepdims=True))

@@ -30,12 +30,16 @@ def realise_requantize(graph: Graph) -> Graph:
             return _table(builder, node, node.op, operands[0])
         wrong = prove(node.op, x, found)
         if wrong is not None:
-            raise CompileError(node.name, f"the multiply-shift of element {wrong} is not equal to the scale", "report this as a bug")
+            raise CompileError(
+                node.name, f"the multiply-shift of element {wrong} is not equal to the scale", "report this as a bug"
+            )
         to = node.op.infer(x).fixed
         # Operand integers n count in 2**x.exp; (m * n + b) / 2**s must count in 2**to.exp.
         exp_in, exp_out = (np.broadcast_to(np.asarray(e, np.int64), x.shape).reshape(-1) for e in (x.fixed.exp, to.exp))
         unit = exp_out - found.shift
-        factor = builder.add(Constant(found.multiplier.reshape(x.shape), (unit - exp_in).reshape(x.shape)), name=f"{node.name}.factor")
+        factor = builder.add(
+            Constant(found.multiplier.reshape(x.shape), (unit - exp_in).reshape(x.shape)), name=f"{node.name}.factor"
+        )
         bias = builder.add(Constant(found.bias.reshape(x.shape), unit.reshape(x.shape)), name=f"{node.name}.bias")
         product = builder.add(Mul(), operands[0], factor, name=f"{node.name}.product")
         total = builder.add(Add(), product, bias, name=f"{node.name}.sum") if np.any(found.bias) else product
@@ -51,10 +55,16 @@ def _table(builder: Builder, node: Node, op: Requantize, operand: int) -> int:
     first, last = int((lo << (exp - step)).min()), int((hi << (exp - step)).max())
     entries = last - first + 1
     if entries * max(x.size, 1) > MAX_TABLE:
-        raise CompileError(node.name, f"this scale breaks ties unevenly, which needs a table of {entries} entries for each of "
-                           f"{x.size} elements, more than 2**20", "use a power-of-two scale or fewer bits")
+        raise CompileError(
+            node.name,
+            f"this scale breaks ties unevenly, which needs a table of {entries} entries for each of "
+            f"{x.size} elements, more than 2**20",
+            "use a power-of-two scale or fewer bits",
+        )
     if not isinstance(op.to.exp, int):
-        raise CompileError(node.name, "a scale that breaks ties unevenly needs one output exponent", "use a power-of-two scale")
+        raise CompileError(
+            node.name, "a scale that breaks ties unevenly needs one output exponent", "use a power-of-two scale"
+        )
     # Every element is evaluated at every entry's value, by the law itself.
     wide = type(x)(x.shape, Fixed(first, last, step))
     values = np.broadcast_to(np.arange(first, last + 1).reshape((-1,) + (1,) * len(x.shape)), (entries, *x.shape))

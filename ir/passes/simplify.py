@@ -129,7 +129,9 @@ def _behind(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | No
     types = (builder.type(nested[1]), builder.type(at))
     result = node.op.infer(*types)
     raw = node.op.evaluate(result, types, nested[0].values[np.newaxis], constant.values[np.newaxis])
-    offset = builder.add(Constant(np.broadcast_to(raw[0], result.shape).copy(), result.fixed.exp), name=f"{node.name}.offset")
+    offset = builder.add(
+        Constant(np.broadcast_to(raw[0], result.shape).copy(), result.fixed.exp), name=f"{node.name}.offset"
+    )
     if isinstance(node.op, Add):
         return builder.add(Add(), nested[2], offset, name=node.name)
     return builder.add(Add(), builder.add(Mul(), nested[2], at, name=f"{node.name}.scale"), offset, name=node.name)
@@ -146,7 +148,10 @@ def narrow_ranges(graph: Graph) -> Graph:
         if isinstance(node.op, Quantize):
             x = builder.type(operands[0])
             inner = builder.nodes[operands[0]]
-            if isinstance(inner.op, Maximum | Minimum) and (behind := _limited_again(builder, node.op, inner)) is not None:
+            if (
+                isinstance(inner.op, Maximum | Minimum)
+                and (behind := _limited_again(builder, node.op, inner)) is not None
+            ):
                 return builder.add(node.op, behind, name=node.name)
             if node.op.acts(x).idle and (node.name not in kept or node.op.infer(x) == x):
                 return operands[0]
@@ -192,7 +197,7 @@ def _trimmed(builder: Builder, node: Node, op: Lookup, operand: int) -> int | No
     first, last = int((lo << up).min()), int((hi << up).max())
     if first == op.first and last == op.first + op.table.shape[-1] - 1:
         return None
-    table = op.table[..., first - op.first:last - op.first + 1]
+    table = op.table[..., first - op.first : last - op.first + 1]
     return builder.add(Lookup(table.copy(), first, op.step, op.exp), operand, name=node.name)
 
 
@@ -218,6 +223,7 @@ def remove_dead(graph: Graph) -> Graph:
         if i in live:
             live.update(graph.nodes[i].operands)
     index = {old: new for new, old in enumerate(sorted(live))}
-    nodes = tuple(Node(n.name, n.op, tuple(index[j] for j in n.operands), n.type)
-                  for i, n in enumerate(graph.nodes) if i in live)
+    nodes = tuple(
+        Node(n.name, n.op, tuple(index[j] for j in n.operands), n.type) for i, n in enumerate(graph.nodes) if i in live
+    )
     return Graph(graph.name, nodes, tuple(Output(o.name, index[o.node], o.real) for o in graph.outputs))

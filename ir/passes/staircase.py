@@ -69,7 +69,7 @@ def prove(op: Requantize, x: Tensor, realised: MultiplyShift) -> int | None:
         one, t = _one(op, x, i), _element(x, i)
         bottom, top = (int(v[i]) for v in result.flat()[:2])
         m, b, s = int(realised.multiplier[i]), int(realised.bias[i]), int(realised.shift[i])
-        levels, at = _thresholds(one, t)
+        _, at = _thresholds(one, t)
         sign = 1 if int(one.ratio(t)[0]) >= 0 else -1
         # A rising staircase is known from where its steps are; the ends show that it has no other steps.
         n = np.concatenate([sign * at, sign * (at - 1), [int(t.fixed.lo), int(t.fixed.hi)]]).astype(object)
@@ -81,8 +81,10 @@ def prove(op: Requantize, x: Tensor, realised: MultiplyShift) -> int | None:
 
 def _one(op: Requantize, x: Tensor, i: int) -> Requantize:
     """The op of element i alone."""
+
     def pick(v: object) -> object:
         return np.broadcast_to(np.asarray(v, object), x.shape).reshape(-1)[i]
+
     to = Fixed(int(pick(op.to.lo)), int(pick(op.to.hi)), int(pick(op.to.exp)))  # pyright: ignore[reportArgumentType]
     return Requantize(pick(op.scale), pick(op.offset), to, op.rounding)  # pyright: ignore[reportArgumentType]
 
@@ -104,17 +106,21 @@ def _thresholds(op: Requantize, x: Tensor) -> tuple[Int64, Int64]:
 
     def value(n: Int64) -> Int64:
         return op.evaluate(x, [x], sign * n)
+
     bottom, top = (int(v) for v in value(np.array([lo, hi])))
     if top - bottom > _MAX_LEVELS:
-        raise CompileError("requantize", f"a scale that is no power of two may have at most {_MAX_LEVELS} result values, "
-                           f"not {top - bottom}", "use fewer bits or a power-of-two scale")
+        raise CompileError(
+            "requantize",
+            f"a scale that is no power of two may have at most {_MAX_LEVELS} result values, not {top - bottom}",
+            "use fewer bits or a power-of-two scale",
+        )
     levels = np.arange(bottom + 1, top + 1, dtype=np.int64)
     if not levels.size:
         return levels, levels
-    guess = np.clip(np.floor((levels.astype(float) - r / q) * (q / abs(p))), -2.0**60, 2.0**60).astype(np.int64)
+    guess = np.clip(np.floor((levels.astype(float) - r / q) * (q / abs(p))), -(2.0**60), 2.0**60).astype(np.int64)
     slack = max(2, int(q / abs(p)) + 2)
     below, reached = np.clip(guess - slack, lo, hi), np.clip(guess + slack, lo, hi)
-    below = np.where(value(below) < levels, below, lo)        # a bad guess costs time, never exactness
+    below = np.where(value(below) < levels, below, lo)  # a bad guess costs time, never exactness
     reached = np.where(value(reached) >= levels, reached, hi)
     while np.any(reached - below > 1):
         middle = (below + reached) >> 1

@@ -50,12 +50,19 @@ def dense(x, weights, to=None, bias=None, relu=False, shape=None):
 RNG = np.random.default_rng(5)
 
 
-@pytest.mark.parametrize("kernel,x,most,shape", [
-    ("u8", Fixed(0, 255, 0), 127, (9, 11)), ("u8", Fixed(-128, 127, 0), 120, (16, 8)), ("u8", Fixed(-30, 200, 0), 100, (6, 3)),
-    ("s16", Fixed(-512, 511, 0), 120, (7, 5)), ("s16", Fixed(0, 255, 0), 900, (10, 12)),
-    ("i32", Fixed(-40000, 40000, 0), 99, (5, 6)), ("i32", Fixed(0, 7, 0), 90000, (4, 3)),
-    ("i64", Fixed(-(2**30), 2**30, 0), 1000, (4, 6)),
-])
+@pytest.mark.parametrize(
+    "kernel,x,most,shape",
+    [
+        ("u8", Fixed(0, 255, 0), 127, (9, 11)),
+        ("u8", Fixed(-128, 127, 0), 120, (16, 8)),
+        ("u8", Fixed(-30, 200, 0), 100, (6, 3)),
+        ("s16", Fixed(-512, 511, 0), 120, (7, 5)),
+        ("s16", Fixed(0, 255, 0), 900, (10, 12)),
+        ("i32", Fixed(-40000, 40000, 0), 99, (5, 6)),
+        ("i32", Fixed(0, 7, 0), 90000, (4, 3)),
+        ("i64", Fixed(-(2**30), 2**30, 0), 1000, (4, 6)),
+    ],
+)
 def test_dense_formats(kernel, x, most, shape):
     weights = RNG.integers(-most, most + 1, shape)
     graph = dense(x, weights, Fixed(0, 255, 3), RNG.integers(-999, 999, shape[1]), relu=True)
@@ -71,6 +78,7 @@ def test_dense_on_several_positions(shape):
 def test_every_portable_path_gives_the_same_integers(tmp_path, monkeypatch):
     graph = dense(Fixed(-128, 127, 0), RNG.integers(-31, 32, (16, 24)), Fixed(0, 255, 2), RNG.integers(-999, 999, 24))
     from hwcompile.codegen.cpu import engine
+
     for flags in (("-march=x86-64",), ("-march=haswell",), ("-march=native", "-mno-avx512vnni")):
         monkeypatch.setattr(engine, "FLAGS", ("-O2", *flags, "-std=c++17", "-shared", "-fPIC", "-Wno-psabi"))
         check(graph)
@@ -91,7 +99,7 @@ def test_a_flipped_sign_is_found_with_the_op_name():
     project = cpu.emit(graph)
     text = project.files["engine.cpp"]
     table = re.search(r"matrix_bias_\d+\[3\] = \{\s*(-?\d+)", text)
-    broken = text[:table.start(1)] + str(int(table[1]) + 1) + text[table.end(1):]
+    broken = text[: table.start(1)] + str(int(table[1]) + 1) + text[table.end(1) :]
     engine = cpu.load(graph, Project({**project.files, "engine.cpp": broken}))
     data = random_vectors(graph, 50)
     result = run_engines(graph, data, {"cpu": engine.run}).results[1]
@@ -110,16 +118,23 @@ def test_without_a_compiler_the_reference_serves(monkeypatch):
 def test_same_graph_same_bytes_and_storage_types():
     graph = dense(Fixed(-128, 127, 0), RNG.integers(-31, 32, (4, 3)))
     assert cpu.emit(graph).digest == cpu.emit(graph).digest
-    for t, name in ((Fixed(0, 255, 0), "uint8_t"), (Fixed(-1, 127, 0), "int8_t"), (Fixed(-1, 128, 0), "int16_t"),
-                    (Fixed(0, 2**40, 0), "int64_t")):
+    for t, name in (
+        (Fixed(0, 255, 0), "uint8_t"),
+        (Fixed(-1, 127, 0), "int8_t"),
+        (Fixed(-1, 128, 0), "int16_t"),
+        (Fixed(0, 2**40, 0), "int64_t"),
+    ):
         assert storage_type(Tensor((), t)) == name
 
 
-@pytest.mark.parametrize("data,sentence", [
-    ({"z": np.zeros((1, 4), int)}, "data must be given for every input"),
-    ({"x": np.zeros((1, 3), int)}, "must be integers of shape [events, 4]"),
-    ({"x": np.full((1, 4), 9)}, "raw data must be within -8..7"),
-])
+@pytest.mark.parametrize(
+    "data,sentence",
+    [
+        ({"z": np.zeros((1, 4), int)}, "data must be given for every input"),
+        ({"x": np.zeros((1, 3), int)}, "must be integers of shape [events, 4]"),
+        ({"x": np.full((1, 4), 9)}, "raw data must be within -8..7"),
+    ],
+)
 def test_wrong_data(data, sentence):
     graph = dense(Fixed(-8, 7, 0), np.ones((4, 2), np.int64))
     with pytest.raises(CompileError) as e:

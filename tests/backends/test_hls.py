@@ -3,7 +3,7 @@
 import configparser
 import itertools
 import re
-import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,7 +83,8 @@ def test_casts_in_every_mode_on_every_value(part):
     sources = [b.add(Input((1,), Fixed(lo, hi, -4)), name=name) for name, lo, hi in (("s", -128, 127), ("u", 0, 255))]
     outputs = []
     for k, (rounding, overflow) in enumerate(modes):
-        for x, width, signed, exp in ((0, 4, True, -2), (1, 4, False, -1), (0, 3, False, -3 + k % 6), (1, 3, True, k % 4)):
+        targets = ((0, 4, True, -2), (1, 4, False, -1), (0, 3, False, -3 + k % 6), (1, 3, True, k % 4))
+        for x, width, signed, exp in targets:
             lo = -(1 << (width - 1)) if signed else 0
             to = Fixed(lo, lo + (1 << width) - 1, exp)
             outputs.append(b.add(Quantize(to, rounding, overflow), sources[x]))
@@ -124,7 +125,7 @@ def test_every_other_op_alone_with_random_types():
         nodes.append(b.add(op, b.add(Constant(rng.integers(-9, 9, (5,)), rng.integers(-3, 2, 5))), x((5,))))
     nodes += [b.add(Neg(), x((6,))), b.add(Shift(3), x((6,))), b.add(Shift(np.array([-2, 0, 5])), x((2, 3)))]
     for axis in range(2):
-        nodes += [b.add(ReduceSum(axis), x((3, 4))), b.add(ReduceMax(axis), x((3, 4))), b.add(ReduceMax(axis), x((1, 1)))]
+        nodes += [b.add(op(axis), x(shape)) for op in (ReduceSum, ReduceMax) for shape in ((3, 4), (1, 1))]
     for shape in ((5,), (2, 5), (2, 1, 5)):
         weights = rng.integers(-31, 32, (5, 3)) * (rng.random((5, 3)) < 0.7)
         nodes += [b.add(Linear(weights, rng.integers(-3, 3, 3)), x(shape)), b.add(Linear(weights[:, :1], 1), x(shape))]
@@ -208,7 +209,11 @@ def test_check_names_everything_it_refuses():
     e = b.add(Gather(np.zeros(0, np.int64)), x, name="empty")
     found = check(b.graph([Output("y", y), Output("z", z), Output("w", w), Output("e", e)]))
     starts = [line.partition(": ")[0] for line in found]
-    assert starts == ["scale (requantize)", "far (constant)", "apart (shift)", "empty (gather)", "z (output)", "w (output)"]
+    assert starts == ["scale (requantize)", "far (constant)", "apart (shift)", "empty (gather)", "z (output)",
+                      "w (output)"]
+    constant = Builder("constant")
+    assert check(constant.graph([Output("y", constant.add(Constant(np.array([1]))))])) == [
+        "constant (graph): without inputs it is constant, and needs no hardware"]
     with pytest.raises(CompileError, match=r"scale \(requantize\): .* \(and 5 more\)"):
         emit(b.graph([Output("y", y), Output("z", z), Output("w", w), Output("e", e)]), VU13P, 5.0)
 
@@ -224,7 +229,7 @@ def test_bad_options_are_refused():
         emit(dense_net(), VU13P, 0.0)
     graph = dense_net()
     inputs = random_inputs(graph, np.random.default_rng(0), 4)
-    with pytest.raises(CompileError, match="vectors of y"):
+    with pytest.raises(CompileError, match="data of y"):
         emit(graph, VU13P, 5.0, vectors=(inputs, {"y": np.zeros((3, 4), np.int64)}))
 
 
@@ -232,9 +237,10 @@ def test_bad_options_are_refused():
 
 
 def test_the_schedule_changes_pragmas_and_nothing_else():
-    plain, other = hls_of(dense_net()), hls_of(dense_net(), schedule=Schedule(ii=4, interface="axis", inline_layers=False))
+    plain = hls_of(dense_net())
+    other = hls_of(dense_net(), schedule=Schedule(ii=4, interface="ap_none", inline_layers=False))
     assert "#pragma HLS PIPELINE II=4" in other.project.files["firmware/net.cpp"]
-    assert "#pragma HLS INTERFACE axis port=x" in other.project.files["firmware/net.cpp"]
+    assert "#pragma HLS INTERFACE ap_none port=x" in other.project.files["firmware/net.cpp"]
     assert "#pragma HLS INTERFACE ap_vld port=x" in plain.project.files["firmware/net.cpp"]
 
     def code(hls):
@@ -242,8 +248,15 @@ def test_the_schedule_changes_pragmas_and_nothing_else():
     assert code(plain) == code(other)
 
 
+def test_streams_are_read_once():
+    hls = exact(dense_net(), schedule=Schedule(interface="axis"))
+    text = hls.project.files["firmware/net.cpp"]
+    assert "#pragma HLS INTERFACE axis port=x" in text
+    assert len(re.findall(r"\bx\b", text.partition("void net(")[2])) == 4  # parameter, two pragmas, the copy
+
+
 def test_testbench_passes_and_names_the_first_difference(tmp_path):
-    hls = hls_of(dense_net(), vectors=None)
+    hls = hls_of(dense_net())
     folder = hls.project.write(tmp_path / "net")
     headers = find_ap_types()
     # Warnings count at -O0: with optimization g++ warns about the ap_fixed headers themselves.
@@ -278,10 +291,11 @@ def test_tcl_script_runs_its_steps_in_order(tmp_path):
         return
     stubs = "".join(f"proc {c} args {{ puts [concat {c} $args] }}\n" for c in commands)
     (tmp_path / "run.tcl").write_text(stubs + script)
-    done = subprocess.run(["tclsh", "run.tcl", "csim=0 export=1"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == [
+    done = process.run(["tclsh", "run.tcl", "csim=0 export=1"], where="tclsh", cwd=tmp_path)
+    assert done.output.split("\n") == [
         "open_project -reset net_prj", "set_top net", "add_files firmware/net.cpp -cflags -std=c++11",
-        "add_files -tb tb/net_tb.cpp -cflags -std=c++11", "add_files -tb tb/tb_input.dat", "add_files -tb tb/tb_output.dat",
+        "add_files -tb tb/net_tb.cpp -cflags -std=c++11", "add_files -tb tb/tb_input.dat",
+        "add_files -tb tb/tb_output.dat",
         "open_solution -reset -flow_target vivado solution1", "set_part xcvu13p-flga2577-2-e",
         "create_clock -period 5 -name default", "csynth_design", "export_design -format ip_catalog", ""]
 
@@ -299,8 +313,6 @@ def test_config_of_the_unified_flow_is_ini():
 
 
 def test_headers_are_found_without_importing_their_package(monkeypatch, tmp_path):
-    import sys
-
     assert (find_ap_types() / "ap_int.h").is_file()
     assert "hls4ml" not in sys.modules
     (tmp_path / "include").mkdir()

@@ -4,9 +4,10 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hwcompile.codegen.solver import AdderGraph, adder_bits, coefficients, depth, evaluate, intervals, solve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hwcompile.codegen.solver import AdderGraph, adder_bits, coefficients, depth, evaluate, intervals, solve
 
 
 @st.composite

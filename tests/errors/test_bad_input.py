@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
 from onnx_models import QONNX, Net
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -17,7 +16,9 @@ MODEL, DATA = EXAMPLES / "jet_tagger.onnx", EXAMPLES / "jet_tagger.npz"
 
 
 def hwcompile(*args, cwd=None):
-    return subprocess.run([sys.executable, "-m", "hwcompile", *map(str, args)], capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "hwcompile", *map(str, args)], capture_output=True, text=True, cwd=cwd, check=False
+    )
 
 
 def refused(*args, cwd=None):
@@ -51,7 +52,11 @@ def dynamic(model):
 
 
 CASES = {
-    "nan": (lambda: dense_net(np.full((2, 3), np.nan)), None, "weights must be finite, but contains NaN or Inf; check the training"),
+    "nan": (
+        lambda: dense_net(np.full((2, 3), np.nan)),
+        None,
+        "weights must be finite, but contains NaN or Inf; check the training",
+    ),
     "inf": (lambda: dense_net(np.full((2, 3), np.inf)), None, "weights must be finite"),
     "zero_scale": (lambda: dense_net(W, scale=0.0), None, "the scale must be positive, not 0"),
     "negative_scale": (lambda: dense_net(W, scale=-0.5), None, "the scale must be positive, not -0.5"),
@@ -59,7 +64,11 @@ CASES = {
     "fraction": (lambda: dense_net(W, zero=0.5), None, "the zero point must be whole, not 0.5"),
     "rounding": (lambda: dense_net(W, rounding_mode="CEIL"), None, "rounding_mode must be one of ROUND, HALF_EVEN"),
     "attribute": (lambda: dense_net(W, colour=3), None, "attribute 'colour' is not known; known here: "),
-    "dynamic": (lambda: dense_net(W), dynamic, "input x: only the first axis may be dynamic, not ['batch', 'n']; export the model with fixed"),
+    "dynamic": (
+        lambda: dense_net(W),
+        dynamic,
+        "input x: only the first axis may be dynamic, not ['batch', 'n']; export the model with fixed",
+    ),
 }
 
 
@@ -81,7 +90,10 @@ def test_weights_that_are_data(tmp_path):
     net = Net((2,))
     x = net.quant("x")
     text = refused(save(net, tmp_path / "m.onnx", net.op("Gemm", x, net.op("Relu", x))))
-    assert text == "gemm6 (Gemm): weights must be constant, not the output of 'relu5'; export the model with constant folding"
+    assert (
+        text
+        == "gemm6 (Gemm): weights must be constant, not the output of 'relu5'; export the model with constant folding"
+    )
 
 
 def test_transposed_batch(tmp_path):
@@ -94,17 +106,23 @@ def test_a_dequantizer_of_another_scale(tmp_path):
     net = Net((2,))
     zero = net.const(0, np.int8)
     y = net.op("DequantizeLinear", net.op("QuantizeLinear", "x", net.const(0.5), zero), net.const(0.25), zero)
-    assert "must have the scale and zero point of the QuantizeLinear before it" in refused(save(net, tmp_path / "m.onnx", y))
+    assert "must have the scale and zero point of the QuantizeLinear before it" in refused(
+        save(net, tmp_path / "m.onnx", y)
+    )
 
 
 def test_arithmetic_on_codes(tmp_path):
     net = Net((2,))
     q = net.op("QuantizeLinear", "x", net.const(0.5), net.const(0, np.int8))
-    assert "would work on quantized integers; put a DequantizeLinear before it" in refused(save(net, tmp_path / "m.onnx", net.op("Relu", q)))
+    assert "would work on quantized integers; put a DequantizeLinear before it" in refused(
+        save(net, tmp_path / "m.onnx", net.op("Relu", q))
+    )
 
 
 def test_subgraphs(tmp_path):
-    inner = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "inner", [], [helper.make_tensor_value_info("y", 1, None)])
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "inner", [], [helper.make_tensor_value_info("y", 1, None)]
+    )
     net = Net((2,))
     y = net.op("If", net.const(True, np.bool_), "x", then_branch=inner, else_branch=inner)
     assert "(If): operator is not supported" in refused(save(net, tmp_path / "m.onnx", y))
@@ -112,9 +130,13 @@ def test_subgraphs(tmp_path):
 
 def test_a_float_model_says_what_it_needs(tmp_path):
     net = Net((4,))
-    path = save(net, tmp_path / "m.onnx", net.op("MatMul", "x", net.const(np.random.default_rng(0).normal(size=(4, 2)))))
-    assert refused(path) == ("input x: its precision is open: 'matmul2' reads it without a quantizer; give --calibrate data.npz with a few "
-                             "thousand events of real input, or export a quantized model")
+    path = save(
+        net, tmp_path / "m.onnx", net.op("MatMul", "x", net.const(np.random.default_rng(0).normal(size=(4, 2))))
+    )
+    assert refused(path) == (
+        "input x: its precision is open: 'matmul2' reads it without a quantizer; give --calibrate data.npz with a few "
+        "thousand events of real input, or export a quantized model"
+    )
 
 
 def test_huge_tensor(tmp_path):
@@ -126,7 +148,9 @@ def test_huge_tensor(tmp_path):
 
 def test_data_that_do_not_fit_their_shape(tmp_path):
     model = onnx.load(MODEL)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros(4, np.float32), model.graph.initializer[0].name))
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.zeros(4, np.float32), model.graph.initializer[0].name)
+    )
     model.graph.initializer[0].dims[0] = 64
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     assert "its stored data do not fit shape [64]" in refused(tmp_path / "m.onnx")
@@ -162,13 +186,19 @@ def test_options(tmp_path):
     assert "No such option" in done.stderr
 
 
-@pytest.mark.parametrize("arrays,sentence", [
-    ({"x": np.zeros((5, 15))}, "array 'x' must have shape [events, 16], not [5, 15]"),
-    ({"a": np.zeros((5, 16)), "b": np.zeros(5)}, "must hold an array named 'input' for that input, not only ['a', 'b']"),
-    ({"x": np.full((5, 16), np.nan)}, "array 'x' must be finite, but holds nan at [0, 0]; clean the data"),
-    ({"x": np.zeros((0, 16))}, "must have shape [events, 16], not [0, 16]"),
-    ({"x": np.array([["a"] * 16])}, "must hold an array named 'input' for that input, not only []"),
-])
+@pytest.mark.parametrize(
+    "arrays,sentence",
+    [
+        ({"x": np.zeros((5, 15))}, "array 'x' must have shape [events, 16], not [5, 15]"),
+        (
+            {"a": np.zeros((5, 16)), "b": np.zeros(5)},
+            "must hold an array named 'input' for that input, not only ['a', 'b']",
+        ),
+        ({"x": np.full((5, 16), np.nan)}, "array 'x' must be finite, but holds nan at [0, 0]; clean the data"),
+        ({"x": np.zeros((0, 16))}, "must have shape [events, 16], not [0, 16]"),
+        ({"x": np.array([["a"] * 16])}, "must hold an array named 'input' for that input, not only []"),
+    ],
+)
 def test_data_arrays(arrays, sentence, tmp_path):
     np.savez(tmp_path / "d.npz", **arrays)
     assert sentence in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "d.npz")
@@ -176,9 +206,13 @@ def test_data_arrays(arrays, sentence, tmp_path):
 
 def test_data_files(tmp_path):
     (tmp_path / "d.npz").write_bytes(DATA.read_bytes()[:1000])
-    assert "must be an intact .npz or .npy file of numbers" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "d.npz")
+    assert "must be an intact .npz or .npy file of numbers" in refused(
+        MODEL, "--backend", "cpu", "--data", tmp_path / "d.npz"
+    )
     np.save(tmp_path / "o.npy", np.array([object()]), allow_pickle=True)
-    assert "must be an intact .npz or .npy file of numbers" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "o.npy")
+    assert "must be an intact .npz or .npy file of numbers" in refused(
+        MODEL, "--backend", "cpu", "--data", tmp_path / "o.npy"
+    )
     assert "there is no such file" in refused(MODEL, "--backend", "cpu", "--data", tmp_path / "no.npz")
 
 
@@ -192,7 +226,9 @@ def test_output_folders(tmp_path):
     assert "holds 1 files that hwcompile did not write, such as 'notes.txt'" in refused(*args, "--overwrite")
     (tmp_path / "file").write_text("")
     assert "must be a folder, not a file" in refused(*args[:-1], tmp_path / "file")
-    assert refused("verify", tmp_path / "nowhere").endswith("must be a folder that hwcompile wrote; compile a model with --output first")
+    assert refused("verify", tmp_path / "nowhere").endswith(
+        "must be a folder that hwcompile wrote; compile a model with --output first"
+    )
     assert "cannot be read" in refused("report", tmp_path / "nowhere")
 
 
@@ -201,7 +237,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     from hwcompile.codegen import project
 
     design = hc.compile(MODEL, backends=("cpu",))
-    monkeypatch.setattr(project.Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        project.Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(hc.CompileError, match="cannot be written: No space left on device"):
         design.write(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +251,9 @@ def test_missing_tools_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(driver.process, "find_compiler", lambda: None)
     verification = hc.compile(MODEL, backends=("cpu",)).verify()
-    assert [r.note for r in verification.results if not r.vectors] == ["not run, no C++ compiler: install g++ or set CXX"]
+    assert [r.note for r in verification.results if not r.vectors] == [
+        "not run, no C++ compiler: install g++ or set CXX"
+    ]
     shutil.rmtree(tmp_path)
 
 

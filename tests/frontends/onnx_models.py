@@ -10,7 +10,10 @@ from onnx.reference.op_run import OpRun
 
 QONNX = "qonnx.custom_op.general"
 ROUND = {
-    "ROUND": np.round, "FLOOR": np.floor, "DOWN": np.trunc, "HALF_UP": lambda v: np.sign(v) * np.floor(np.abs(v) + 0.5),
+    "ROUND": np.round,
+    "FLOOR": np.floor,
+    "DOWN": np.trunc,
+    "HALF_UP": lambda v: np.sign(v) * np.floor(np.abs(v) + 0.5),
     "HALF_DOWN": lambda v: np.sign(v) * np.ceil(np.abs(v) - 0.5),
 }
 

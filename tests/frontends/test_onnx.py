@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx_models import QONNX, Net, standard
 
 import hwcompile as hc
 from hwcompile import CompileError
 from hwcompile.frontends.onnx import OPERATORS, read_onnx
-from onnx_models import QONNX, Net, standard
 
 
 def dyadic(rng, shape, bits=4, fraction=2):
@@ -38,22 +38,33 @@ def check(net, *outputs, shape=None, seed=0, events=64):
 
 def quantized_dense(net, rng, x, n_in, n_out, kind):
     """One of the ways in which exporters write a dense layer."""
-    w = net.quant(net.const(dyadic(rng, (n_out, n_in) if kind == "gemm" else (n_in, n_out))),
-                  scale=rng.choice([0.25, 0.5], (n_out, 1) if kind == "gemm" else (1, n_out)), bits=5, narrow=1)
+    w = net.quant(
+        net.const(dyadic(rng, (n_out, n_in) if kind == "gemm" else (n_in, n_out))),
+        scale=rng.choice([0.25, 0.5], (n_out, 1) if kind == "gemm" else (1, n_out)),
+        bits=5,
+        narrow=1,
+    )
     bias = net.const(dyadic(rng, n_out, 6, 5))
     if kind == "gemm":
-        return net.op("Gemm", x, w, bias, alpha=float(rng.choice([1.0, 0.5])), beta=float(rng.choice([1.0, 2.0])), transB=1)
+        return net.op(
+            "Gemm", x, w, bias, alpha=float(rng.choice([1.0, 0.5])), beta=float(rng.choice([1.0, 2.0])), transB=1
+        )
     y = net.op("MatMul", x, w)
     return net.op("Add", *((y, bias) if rng.random() < 0.5 else (bias, y)))
 
 
 def activation(net, rng, x, n):
     return [
-        lambda: net.op("Relu", x), lambda: x, lambda: net.op("LeakyRelu", x, alpha=0.25),
-        lambda: net.op("LeakyRelu", x, alpha=2.0), lambda: net.op("PRelu", x, net.const(rng.choice([0.0, 0.25, 0.5], n))),
+        lambda: net.op("Relu", x),
+        lambda: x,
+        lambda: net.op("LeakyRelu", x, alpha=0.25),
+        lambda: net.op("LeakyRelu", x, alpha=2.0),
+        lambda: net.op("PRelu", x, net.const(rng.choice([0.0, 0.25, 0.5], n))),
         lambda: net.op("PRelu", x, net.const(rng.choice([-1.0, 0.5, 2.0], n))),
-        lambda: net.op("Clip", x, net.const(-1.25), net.const(2.5)), lambda: net.op("Clip", x, net.const(-0.5)),
-        lambda: net.op("Clip", x, "", net.const(3.0)), lambda: net.op("Sigmoid", net.quant(x, 0.25, 6)),
+        lambda: net.op("Clip", x, net.const(-1.25), net.const(2.5)),
+        lambda: net.op("Clip", x, net.const(-0.5)),
+        lambda: net.op("Clip", x, "", net.const(3.0)),
+        lambda: net.op("Sigmoid", net.quant(x, 0.25, 6)),
         lambda: net.op("Tanh", net.quant(x, 0.125, 7)),
     ][rng.integers(11)]()
 
@@ -62,10 +73,19 @@ def affine(net, rng, x, n):
     """Constant arithmetic between a matrix and its quantizer."""
     c = net.const(rng.choice([0.5, 1.0, 2.0, -1.0, 0.75], [(), (n,), (1, n)][rng.integers(3)]))
     return [
-        lambda: x, lambda: net.op("Mul", x, c), lambda: net.op("Mul", c, x), lambda: net.op("Div", x, net.const(rng.choice([2.0, 0.5]))),
-        lambda: net.op("Sub", x, c), lambda: net.op("Sub", c, x), lambda: net.op("Add", x, c),
-        lambda: net.op("BatchNormalization", x, *(net.const(v) for v in (rng.choice([0.5, 1.0, -2.0], n), dyadic(rng, n),
-                                                                         dyadic(rng, n), np.ones(n))), epsilon=0.0),
+        lambda: x,
+        lambda: net.op("Mul", x, c),
+        lambda: net.op("Mul", c, x),
+        lambda: net.op("Div", x, net.const(rng.choice([2.0, 0.5]))),
+        lambda: net.op("Sub", x, c),
+        lambda: net.op("Sub", c, x),
+        lambda: net.op("Add", x, c),
+        lambda: net.op(
+            "BatchNormalization",
+            x,
+            *(net.const(v) for v in (rng.choice([0.5, 1.0, -2.0], n), dyadic(rng, n), dyadic(rng, n), np.ones(n))),
+            epsilon=0.0,
+        ),
     ][rng.integers(8)]()
 
 
@@ -74,15 +94,26 @@ def test_random_dense_networks(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 7))
     net = Net((n,))
-    x = net.quant("x", rng.choice([0.125, 0.25, 0.5]), int(rng.integers(2, 9)), signed=int(rng.integers(2)),
-                  rounding_mode=str(rng.choice(["ROUND", "FLOOR", "HALF_UP", "HALF_DOWN", "DOWN"])))
+    x = net.quant(
+        "x",
+        rng.choice([0.125, 0.25, 0.5]),
+        int(rng.integers(2, 9)),
+        signed=int(rng.integers(2)),
+        rounding_mode=str(rng.choice(["ROUND", "FLOOR", "HALF_UP", "HALF_DOWN", "DOWN"])),
+    )
     for _ in range(int(rng.integers(1, 4))):
         m = int(rng.integers(1, 7))
         x = quantized_dense(net, rng, x, n, m, rng.choice(["gemm", "matmul"]))
         x = activation(net, rng, affine(net, rng, x, m), m)
-        x = net.quant(x, rng.choice([0.0625, 0.25, 1.0]), int(rng.integers(2, 9)), signed=int(rng.integers(2)), narrow=int(rng.integers(2)),
-                      zero=int(rng.integers(-2, 3)) if rng.random() < 0.3 else 0,
-                      rounding_mode=str(rng.choice(["ROUND", "FLOOR", "HALF_UP", "HALF_DOWN", "DOWN"])))
+        x = net.quant(
+            x,
+            rng.choice([0.0625, 0.25, 1.0]),
+            int(rng.integers(2, 9)),
+            signed=int(rng.integers(2)),
+            narrow=int(rng.integers(2)),
+            zero=int(rng.integers(-2, 3)) if rng.random() < 0.3 else 0,
+            rounding_mode=str(rng.choice(["ROUND", "FLOOR", "HALF_UP", "HALF_DOWN", "DOWN"])),
+        )
         n = m
     check(net, x, seed=seed)
 
@@ -99,13 +130,16 @@ def test_random_qdq_networks(seed):
         if rng.random() < 0.3:
             q = net.op("Clip", q, net.const(3, kind), net.const(90, kind))
         return net.op("DequantizeLinear", q, s, z)
+
     x = qdq("x", rng.choice([np.int8, np.uint8]), 0.125, int(rng.integers(0, 60)))
     if rng.random() < 0.5:  # stored integer weights, one scale for each column
         scale, zero = net.const(rng.choice([0.25, 0.5], m)), net.const(np.zeros(m), np.int8)
         w = net.op("DequantizeLinear", net.const(rng.integers(-9, 10, (n, m)), np.int8), scale, zero, axis=1)
     else:
         scale, zero = net.const(0.25), net.const(0, np.int8)
-        w = net.op("DequantizeLinear", net.op("QuantizeLinear", net.const(dyadic(rng, (n, m))), scale, zero), scale, zero)
+        w = net.op(
+            "DequantizeLinear", net.op("QuantizeLinear", net.const(dyadic(rng, (n, m))), scale, zero), scale, zero
+        )
     y = net.op("Add", net.op("MatMul", x, w), net.const(dyadic(rng, m, 6, 5)))
     check(net, qdq(net.op("Relu", y), np.uint8, 0.5, int(rng.integers(0, 9))), seed=seed)
 
@@ -161,9 +195,22 @@ def test_bipolar_weights_and_activations():
 def test_trunc(mode):
     net = Net((4,))
     x = net.quant("x", 0.25, 8)
-    one = net.op("Trunc", x, net.const(0.25), net.const(0), net.const(8), net.const(5), domain=QONNX, rounding_mode=mode)
-    two = net.op("Trunc", x, net.const(0.25), net.const(0), net.const(8), net.const(1.0), net.const(5), domain=QONNX,
-                 rounding_mode=mode, signed=1, narrow=0)
+    one = net.op(
+        "Trunc", x, net.const(0.25), net.const(0), net.const(8), net.const(5), domain=QONNX, rounding_mode=mode
+    )
+    two = net.op(
+        "Trunc",
+        x,
+        net.const(0.25),
+        net.const(0),
+        net.const(8),
+        net.const(1.0),
+        net.const(5),
+        domain=QONNX,
+        rounding_mode=mode,
+        signed=1,
+        narrow=0,
+    )
     check(net, one, two)
 
 
@@ -185,7 +232,9 @@ def test_float_scales_become_requantize_and_equal_the_exact_arithmetic():
     net = Net((6,))
     x = net.quant("x", 0.0371, 8)
     w = net.quant(net.const(rng.normal(size=(6, 4)) * 0.2), rng.uniform(0.01, 0.05, (1, 4)), 5, narrow=1)
-    y = net.quant(net.op("Relu", net.op("Add", net.op("MatMul", x, w), net.const(rng.normal(size=4) * 0.1))), 0.0123, 6, signed=0)
+    y = net.quant(
+        net.op("Relu", net.op("Add", net.op("MatMul", x, w), net.const(rng.normal(size=4) * 0.1))), 0.0123, 6, signed=0
+    )
     model = net.model(y)
     design = compiled(model)
     assert "requantize" in {n.op.name for n in design.graph.nodes}

@@ -18,7 +18,8 @@ def tiny():
     hidden = b.add(Add(), hidden, b.add(Constant(np.array([5, -3, 0, 9]), -5), name="hidden.bias"), name="hidden.sum")
     hidden = b.add(Quantize(Fixed(0, 63, -2), Rounding.RND_CONV, Overflow.SAT), hidden, name="relu")
     y = b.add(Linear(np.array([[1, -2], [3, 0], [-1, 1], [2, 5]]), np.array([-1, 0])), hidden, name="logits")
-    y = b.add(Quantize(Fixed.of(np.array([-16, -4]), np.array([15, 5]), 1), Rounding.RND, Overflow.SAT), y, name="narrow")
+    interval = Fixed.of(np.array([-16, -4]), np.array([15, 5]), 1)
+    y = b.add(Quantize(interval, Rounding.RND, Overflow.SAT), y, name="narrow")
     y = b.add(Lookup((np.arange(-16, 16) ** 2) // 2, -16, 1, -3), y, name="square")
     return run(b.graph([Output("y", y)]), PIPELINES["hardware"])
 

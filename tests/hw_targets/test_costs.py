@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hwcompile.hw_targets import costs, load_target, targets
 from hwcompile.ir.errors import CompileError
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import load_target, targets
 from hwcompile.hw_targets.devices import FOLDER
 from hwcompile.hw_targets.vendor import HLS_COMMANDS

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import process
 from hwcompile.ir.errors import CompileError
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import reports
 from hwcompile.ir.errors import CompileError
 

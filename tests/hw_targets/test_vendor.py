@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import load_target
 from hwcompile.hw_targets.vendor import installed, run_hls, run_vivado
 from hwcompile.ir.errors import CompileError

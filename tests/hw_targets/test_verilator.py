@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import process
 from hwcompile.hw_targets.verilator import build, find_verilator, lint
 from hwcompile.ir.errors import CompileError

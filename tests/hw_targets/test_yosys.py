@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hwcompile.hw_targets import load_target
 from hwcompile.hw_targets.yosys import Failure, Job, Synthesis, synthesize, synthesize_many
 from hwcompile.ir.errors import CompileError

@@ -21,7 +21,12 @@ def toy():
     b = Builder("toy")
     x = b.add(Input((2,), Fixed(-8, 7, -2)), name="x")
     y = b.add(Linear(np.array([[1, 2], [-3, 0]]), -1), x, name="dense")
-    z = b.add(Maximum(), b.add(Add(), y, b.add(Constant(np.array([1, -5]), -4), name="bias")), b.add(Constant(np.array(0))), name="relu")
+    z = b.add(
+        Maximum(),
+        b.add(Add(), y, b.add(Constant(np.array([1, -5]), -4), name="bias")),
+        b.add(Constant(np.array(0))),
+        name="relu",
+    )
     q = b.add(Requantize(as_rational([0.1, 0.3]), as_rational(0.5), Fixed(0, 15, 0)), z, name="q")
     return b.graph([Output("y", q, Affine(as_rational(0.25)))])
 
@@ -44,15 +49,21 @@ def test_text_form_of_random_graphs(seed):
     assert str(parse_graph(str(graph))) == str(graph)
 
 
-@pytest.mark.parametrize("change,sentence", [
-    (lambda t: t.replace("hwcompile graph 1", "something"), "must start with 'hwcompile graph 1'"),
-    (lambda t: t.replace("maximum(", "maxinum("), "no op is called 'maxinum'"),
-    (lambda t: t.replace('"rounding": "RND_CONV", "overflow"', '"rounding": "UP", "overflow"'), "line 3: cannot be read"),
-    (lambda t: t.replace("dense = linear(x)", "dense = linear(y)"), "line 4: cannot be read (KeyError"),
-    (lambda t: t.replace('"exp": -1', '"exq": -1'), "linear takes the attributes"),
-    (lambda t: t.replace(": [2] -8..7 * 2^-2", ": [2] -8..6 * 2^-2"), "x (input): the type must be the inferred"),
-    (lambda t: t.split("return")[0], "at least one output"),
-])
+@pytest.mark.parametrize(
+    "change,sentence",
+    [
+        (lambda t: t.replace("hwcompile graph 1", "something"), "must start with 'hwcompile graph 1'"),
+        (lambda t: t.replace("maximum(", "maxinum("), "no op is called 'maxinum'"),
+        (
+            lambda t: t.replace('"rounding": "RND_CONV", "overflow"', '"rounding": "UP", "overflow"'),
+            "line 3: cannot be read",
+        ),
+        (lambda t: t.replace("dense = linear(x)", "dense = linear(y)"), "line 4: cannot be read (KeyError"),
+        (lambda t: t.replace('"exp": -1', '"exq": -1'), "linear takes the attributes"),
+        (lambda t: t.replace(": [2] -8..7 * 2^-2", ": [2] -8..6 * 2^-2"), "x (input): the type must be the inferred"),
+        (lambda t: t.split("return")[0], "at least one output"),
+    ],
+)
 def test_damaged_text_is_refused(change, sentence):
     with pytest.raises(CompileError) as e:
         parse_graph(change(str(toy())))
@@ -75,20 +86,29 @@ def test_builder_names_the_node_it_refuses():
     assert [b.nodes[b.add(Add(), x, x, name="a/b 1")].name for _ in range(2)] == ["a_b_1", "a_b_1_1"]
 
 
-@pytest.mark.parametrize("data,sentence", [
-    ({}, "data must be given for every input"),
-    ({"x": np.zeros((3, 5), int)}, "must have shape [events, 2], not [3, 5]"),
-    ({"x": np.zeros((3, 2))}, "raw data must be integers, not float64"),
-    ({"x": np.full((3, 2), 8)}, "raw data must be within -8..7, not 8 at [0, 0]"),
-])
+@pytest.mark.parametrize(
+    "data,sentence",
+    [
+        ({}, "data must be given for every input"),
+        ({"x": np.zeros((3, 5), int)}, "must have shape [events, 2], not [3, 5]"),
+        ({"x": np.zeros((3, 2))}, "raw data must be integers, not float64"),
+        ({"x": np.full((3, 2), 8)}, "raw data must be within -8..7, not 8 at [0, 0]"),
+    ],
+)
 def test_evaluate_refuses_wrong_data(data, sentence):
     with pytest.raises(CompileError) as e:
         evaluate(toy(), data)
     assert sentence in str(e.value)
 
 
-@pytest.mark.parametrize("mode,expected", [(Rounding.RND_CONV, [-2, 0, 0, 2, 7, -8]), (Rounding.RND, [-1, 0, 1, 2, 7, -8]),
-                                           (Rounding.TRN, [-2, -1, 0, 1, 7, -8])])
+@pytest.mark.parametrize(
+    "mode,expected",
+    [
+        (Rounding.RND_CONV, [-2, 0, 0, 2, 7, -8]),
+        (Rounding.RND, [-1, 0, 1, 2, 7, -8]),
+        (Rounding.TRN, [-2, -1, 0, 1, 7, -8]),
+    ],
+)
 def test_real_data_to_integers_and_back(mode, expected):
     op = Input((6,), Fixed(-8, 7, -1), rounding=mode)
     n = from_real(op, np.array([[-0.75, -0.25, 0.25, 0.75, 1e9, -1e9]]))
@@ -113,8 +133,9 @@ def test_scalar_level_equals_the_tensor_level():
     quant = Quantize(Fixed(-16, 15, -1), Rounding.RND_CONV, Overflow.SAT)
     for k in range(40):
         i, j = (rows[v] for v in rng.integers(len(rows), size=2))
-        rows.append([lambda: b.add(i, j, 0, 2), lambda: b.sub(i, j, 1), lambda: b.neg(i, 1), lambda: b.maximum(i, j),
-                     lambda: b.minimum(i, j, 0, 1), lambda: b.apply(quant, i, -1)][k % 6]())
+        choices = (b.add, b.sub, b.neg, b.maximum, b.minimum, b.apply)
+        operands = ((i, j, 0, 2), (i, j, 1), (i, 1), (i, j), (i, j, 0, 1), (quant, i, -1))
+        rows.append(choices[k % 6](*operands[k % 6]))
         rows[-1] = b.apply(quant, rows[-1])
     y = b.mul(rows[-1], rows[-2])
     program = b.build([ScalarOutput("y", (2,), np.array([rows[-1], y]))])

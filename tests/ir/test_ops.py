@@ -52,8 +52,13 @@ def random_values(rng, t, events=6):
 
 def real(t, n):
     """Raw integers as fractions."""
-    unit = np.vectorize(lambda e: Fraction(2) ** int(e), otypes=[object])(np.broadcast_to(np.asarray(t.fixed.exp), t.shape)) \
-        if t.shape else Fraction(2) ** int(np.asarray(t.fixed.exp))
+    unit = (
+        np.vectorize(lambda e: Fraction(2) ** int(e), otypes=[object])(
+            np.broadcast_to(np.asarray(t.fixed.exp), t.shape)
+        )
+        if t.shape
+        else Fraction(2) ** int(np.asarray(t.fixed.exp))
+    )
     return n.astype(object) * unit
 
 
@@ -69,8 +74,16 @@ def check(op, operands, values, expected):
     return result
 
 
-@pytest.mark.parametrize("op,f", [(Add(), lambda x, y: x + y), (Sub(), lambda x, y: x - y), (Mul(), lambda x, y: x * y),
-                                  (Maximum(), np.maximum), (Minimum(), np.minimum)])
+@pytest.mark.parametrize(
+    "op,f",
+    [
+        (Add(), lambda x, y: x + y),
+        (Sub(), lambda x, y: x - y),
+        (Mul(), lambda x, y: x * y),
+        (Maximum(), np.maximum),
+        (Minimum(), np.minimum),
+    ],
+)
 @given(seed=seeds)
 @settings(max_examples=40)
 def test_binary(op, f, seed):
@@ -202,16 +215,31 @@ def test_constant_and_table_of_ops():
 X = Tensor((4,), Fixed(-8, 7, 0))
 
 
-@pytest.mark.parametrize("op,operands,sentence", [
-    (Add(), (X, Tensor((3,), Fixed(0, 1, 0))), "add: operand shapes must broadcast, not [4] and [3]"),
-    (Linear(np.ones((3, 2), np.int64)), (X,), "linear: the operand's last axis must match the weights' rows, not [4] and [3, 2]"),
-    (Reshape((5,)), (X,), "reshape: [4] cannot become [5]: the element counts differ"),
-    (Quantize(Fixed(0, 2, 0)), (X,), "quantize: WRAP needs intervals that span a power of two, not Fixed(0, 2, 0); use SAT"),
-    (Gather(np.array([4])), (X,), "gather: indices must be within 0..3, not 4..4"),
-    (Lookup(np.zeros(4, np.int64), -8, 0, 0), (X,), "lookup: the table covers 4 values from -8, which the operand leaves"),
-    (ReduceSum(1), (X,), "reduce_sum: axis 1 must be one of the operand's axes and not empty, shape [4]"),
-    (Transpose((1,)), (X,), "transpose: axes must order the 1 axes of the operand, not [1]"),
-])
+@pytest.mark.parametrize(
+    "op,operands,sentence",
+    [
+        (Add(), (X, Tensor((3,), Fixed(0, 1, 0))), "add: operand shapes must broadcast, not [4] and [3]"),
+        (
+            Linear(np.ones((3, 2), np.int64)),
+            (X,),
+            "linear: the operand's last axis must match the weights' rows, not [4] and [3, 2]",
+        ),
+        (Reshape((5,)), (X,), "reshape: [4] cannot become [5]: the element counts differ"),
+        (
+            Quantize(Fixed(0, 2, 0)),
+            (X,),
+            "quantize: WRAP needs intervals that span a power of two, not Fixed(0, 2, 0); use SAT",
+        ),
+        (Gather(np.array([4])), (X,), "gather: indices must be within 0..3, not 4..4"),
+        (
+            Lookup(np.zeros(4, np.int64), -8, 0, 0),
+            (X,),
+            "lookup: the table covers 4 values from -8, which the operand leaves",
+        ),
+        (ReduceSum(1), (X,), "reduce_sum: axis 1 must be one of the operand's axes and not empty, shape [4]"),
+        (Transpose((1,)), (X,), "transpose: axes must order the 1 axes of the operand, not [1]"),
+    ],
+)
 def test_refusals(op, operands, sentence):
     with pytest.raises(CompileError) as e:
         op.infer(*operands)

@@ -30,7 +30,7 @@ DEFINITIONS = {
 
 
 @pytest.mark.parametrize("mode", Rounding)
-@given(n=st.integers(-10**6, 10**6), d=st.integers(1, 64))
+@given(n=st.integers(-(10**6), 10**6), d=st.integers(1, 64))
 def test_rounding(mode, n, d):
     expected = DEFINITIONS[mode](Fraction(n, d))
     assert round_fraction(Fraction(n, d), mode) == expected
@@ -44,6 +44,7 @@ def test_overflow(n, bits, signed):
 
     def result(mode):
         return int(np.asarray(overflowed(np.array([n]), lo, hi, mode)).reshape(-1)[0])
+
     wrapped = n & ((1 << bits) - 1)
     assert result(Overflow.WRAP) == (wrapped - (1 << bits) if signed and wrapped > hi else wrapped)
     assert result(Overflow.SAT) == min(max(n, lo), hi)

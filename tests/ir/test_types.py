@@ -22,10 +22,16 @@ def values(t):
     return {Fraction(n) * Fraction(2) ** t.exp for n in range(t.lo, t.hi + 1)}
 
 
-@pytest.mark.parametrize("name,f", [
-    ("__add__", lambda a, b: a + b), ("__sub__", lambda a, b: a - b), ("__mul__", lambda a, b: a * b),
-    ("maximum", max), ("minimum", min),
-])
+@pytest.mark.parametrize(
+    "name,f",
+    [
+        ("__add__", lambda a, b: a + b),
+        ("__sub__", lambda a, b: a - b),
+        ("__mul__", lambda a, b: a * b),
+        ("maximum", max),
+        ("minimum", min),
+    ],
+)
 @given(a=small(), b=small())
 def test_result_type_is_the_smallest_interval_of_the_exact_results(name, f, a, b):
     result = getattr(a, name)(b)
@@ -64,13 +70,16 @@ def test_per_element_types_collapse_when_equal():
     assert Fixed.of(-128, 127, -4).kif == (1, 3, 4)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Fixed.of(0, 1 << MAX_BITS, 0),
-    lambda: Fixed.of(0, 1 << 40, 0) * Fixed.of(0, 1 << 40, 0),
-    lambda: Fixed.of([0, 0], [1, 1 << 40], 0) * Fixed.of(0, 1 << 40, 0),
-    lambda: Fixed.of(0, 1, 50) + Fixed.of(0, 1, -50),
-    lambda: Fixed.of([0, 0], [1, 1], [50, 60]) + Fixed.of(0, 1, -50),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Fixed.of(0, 1 << MAX_BITS, 0),
+        lambda: Fixed.of(0, 1 << 40, 0) * Fixed.of(0, 1 << 40, 0),
+        lambda: Fixed.of([0, 0], [1, 1 << 40], 0) * Fixed.of(0, 1 << 40, 0),
+        lambda: Fixed.of(0, 1, 50) + Fixed.of(0, 1, -50),
+        lambda: Fixed.of([0, 0], [1, 1], [50, 60]) + Fixed.of(0, 1, -50),
+    ],
+)
 def test_more_than_62_bits_are_refused(make):
     with pytest.raises(CompileError, match="62 bits"):
         make()

@@ -16,7 +16,8 @@ from hwcompile.ir.evaluate import evaluate_all
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"jet_tagger": ROOT / "examples"} | dict.fromkeys(
-    ("jets_float_w4a6", "jets_qdq_w8a8", "smartpix_filter_po2_w4a8"), ROOT / "tests" / "data")
+    ("jets_float_w4a6", "jets_qdq_w8a8", "smartpix_filter_po2_w4a8"), ROOT / "tests" / "data"
+)
 
 
 def files(name):
@@ -42,7 +43,9 @@ def unit(graph, at, output):
     return np.ldexp(1.0, np.asarray(graph.nodes[at].type.fixed.exp)) * np.asarray(output.real.scale, np.float64)
 
 
-@pytest.mark.parametrize("name,most", [("jet_tagger", 0), ("jets_float_w4a6", 0), ("smartpix_filter_po2_w4a8", 0), ("jets_qdq_w8a8", 2)])
+@pytest.mark.parametrize(
+    "name,most", [("jet_tagger", 0), ("jets_float_w4a6", 0), ("smartpix_filter_po2_w4a8", 0), ("jets_qdq_w8a8", 2)]
+)
 def test_integers_of_the_exporting_framework(name, most, designs):
     """The framework's float32 outputs, read back as the integers that they stand for, are ours."""
     data, design = files(name)[1], designs[name]
@@ -51,14 +54,16 @@ def test_integers_of_the_exporting_framework(name, most, designs):
     wrong = np.flatnonzero((theirs != raw).any(axis=1))
     assert len(wrong) <= most
     for event in wrong:
-        assert nearest_tie(name, data["x"][event:event + 1]) < 5e-5
+        assert nearest_tie(name, data["x"][event : event + 1]) < 5e-5
 
 
 def nearest_tie(name, x):
     """Distance from the nearest rounding boundary of any quantizer in the network, in steps: where float32 goes astray."""
     model = read_onnx(files(name)[0])
     values = evaluate_real(model, {model.nodes[0].name: x})
-    found = [np.abs((values[n.operands[0]] / n.op.scale) % 1 - 0.5).min() for n in model.nodes if isinstance(n.op, Quant)]
+    found = [
+        np.abs((values[n.operands[0]] / n.op.scale) % 1 - 0.5).min() for n in model.nodes if isinstance(n.op, Quant)
+    ]
     return min(found)
 
 
@@ -97,7 +102,9 @@ def test_predict_in_all_its_forms(designs):
 
 
 def run(*args):
-    return subprocess.run([sys.executable, "-m", "hwcompile", *map(str, args)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "hwcompile", *map(str, args)], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +116,15 @@ def written(designs, tmp_path_factory):
 
 
 def test_written_folder(written, tmp_path):
-    assert {p.name for p in written.iterdir()} == {"rtl", "hls", "engine", "model.hwc", "report.json", "report.html", "hwcompile.json"}
+    assert {p.name for p in written.iterdir()} == {
+        "rtl",
+        "hls",
+        "engine",
+        "model.hwc",
+        "report.json",
+        "report.html",
+        "hwcompile.json",
+    }
     report = json.loads((written / "report.json").read_text())
     assert report["timing"]["latency_cycles"] > 0
     assert report["estimate"]["lut"] > 1000
@@ -133,6 +148,7 @@ def test_same_input_same_bytes(designs, written):
 def mutated(written, tmp_path, pattern, replacement, glob):
     """A copy of the folder with the first match in its files changed."""
     import shutil
+
     folder = tmp_path / "copy"
     shutil.copytree(written, folder)
     for path in sorted(folder.glob(glob)):
@@ -144,10 +160,13 @@ def mutated(written, tmp_path, pattern, replacement, glob):
     raise AssertionError(f"nothing matches {pattern}")
 
 
-@pytest.mark.parametrize("pattern,replacement,glob,engine", [
-    (r" \+ ", " - ", "rtl/src/*node_linear_1.v", "rtl"),
-    (r"node_linear_2_bias_\d+\[32\] = \{\s*-?\d+", lambda m: m[0] + "1", "engine/engine.cpp", "cpu"),
-])
+@pytest.mark.parametrize(
+    "pattern,replacement,glob,engine",
+    [
+        (r" \+ ", " - ", "rtl/src/*node_linear_1.v", "rtl"),
+        (r"node_linear_2_bias_\d+\[32\] = \{\s*-?\d+", lambda m: m[0] + "1", "engine/engine.cpp", "cpu"),
+    ],
+)
 def test_a_change_on_disk_is_found_and_named(written, tmp_path, pattern, replacement, glob, engine):
     folder = mutated(written, tmp_path, pattern, replacement, glob)
     done = run("verify", folder, "--data", ROOT / "examples" / "jet_tagger.npz", "--events", 200)
@@ -163,15 +182,25 @@ def test_float_model_by_calibration(tmp_path):
     """The tagger without its quantizers: a tolerance gives widths, a budget gives a deviation."""
     import onnx
     from onnx import helper, numpy_helper
+
     rng = np.random.default_rng(0)
     shapes = [(16, 32), (32, 5)]
     weights = [(rng.normal(size=s) / np.sqrt(s[0])).astype(np.float32) for s in shapes]
     constants = [numpy_helper.from_array(w, f"w{k}") for k, w in enumerate(weights)]
     constants.append(numpy_helper.from_array(rng.normal(size=32).astype(np.float32), "b"))
-    nodes = [helper.make_node("Gemm", ["x", "w0", "b"], ["h"], name="first"), helper.make_node("Relu", ["h"], ["r"], name="relu"),
-             helper.make_node("MatMul", ["r", "w1"], ["s"], name="second"), helper.make_node("Softmax", ["s"], ["y"], name="prob")]
-    graph = helper.make_graph(nodes, "float", [helper.make_tensor_value_info("x", 1, ["n", 16])],
-                              [helper.make_tensor_value_info("y", 1, ["n", 5])], constants)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w0", "b"], ["h"], name="first"),
+        helper.make_node("Relu", ["h"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w1"], ["s"], name="second"),
+        helper.make_node("Softmax", ["s"], ["y"], name="prob"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        [helper.make_tensor_value_info("x", 1, ["n", 16])],
+        [helper.make_tensor_value_info("y", 1, ["n", 5])],
+        constants,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     x = rng.normal(size=(3000, 16)).astype(np.float32) * np.geomspace(0.01, 300, 16)
     design = hc.compile(model, "zu7ev", calibration=x, tolerance=0.02)

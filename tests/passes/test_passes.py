@@ -22,7 +22,7 @@ from hwcompile.ir.rational import as_rational
 from hwcompile.ir.rounding import Overflow, Rounding, round_ratio
 from hwcompile.ir.types import Fixed, Tensor
 from hwcompile.verify.random_graphs import random_graph
-from hwcompile.verify.vectors import join_vectors, corner_vectors, random_vectors
+from hwcompile.verify.vectors import corner_vectors, join_vectors, random_vectors
 
 
 def vectors(graph, seed=0):
@@ -99,7 +99,7 @@ def test_narrow_ranges_trims_tables():
 def test_drop_unseen_bits_keeps_every_rounding_decision(rounding):
     rng = np.random.default_rng(3)
     b, x = start(-64, 63, -3, n=12)
-    bias = np.concatenate([rng.integers(-2**20, 2**20, 10), [0, 2**14]])
+    bias = np.concatenate([rng.integers(-(2**20), 2**20, 10), [0, 2**14]])
     y = b.add(Add(), x, b.add(Constant(bias, -16), name="bias"), name="sum")
     y = b.add(Maximum(), y, b.add(Constant(np.array(-2))), name="limit")
     y = b.add(Quantize(Fixed(-8, 7, -1), rounding, Overflow.SAT), y, name="q")
@@ -153,16 +153,22 @@ def test_multiply_shift_equals_the_law_on_the_whole_interval(rounding, seed):
     lo, hi, _ = x.arrays()
     n = np.clip(np.arange(-3000, 3001)[:, None] + np.zeros((1, 6), np.int64), lo, hi)
     result = op.infer(x)
-    got = np.clip(round_ratio(n * found.multiplier + found.bias, np.int64(1) << found.shift, found.rounding), *result.arrays()[:2])
+    got = np.clip(
+        round_ratio(n * found.multiplier + found.bias, np.int64(1) << found.shift, found.rounding), *result.arrays()[:2]
+    )
     assert (got == op.evaluate(result, [x], n)).all()
-    off = type(found)(found.multiplier, found.bias + (np.int64(1) << np.maximum(found.shift, 1)) // 2, found.shift, found.rounding)
+    off = type(found)(
+        found.multiplier, found.bias + (np.int64(1) << np.maximum(found.shift, 1)) // 2, found.shift, found.rounding
+    )
     assert prove(op, x, off) is not None
 
 
 def test_uneven_ties_become_a_table():
     b, x = start(-40, 40)
     third = as_rational(np.array([1.0, 1.0])) / 6 * np.array([1, 1], object)
-    g = b.graph([Output("y", b.add(Requantize(third, as_rational(0.0), Fixed(-8, 7, 0), Rounding.RND_CONV), x, name="q"))])
+    g = b.graph(
+        [Output("y", b.add(Requantize(third, as_rational(0.0), Fixed(-8, 7, 0), Rounding.RND_CONV), x, name="q"))]
+    )
     h = run(g, PIPELINES["hardware"])
     assert "lookup" in ops(h)
     data = {"x": np.tile(np.arange(-40, 41)[:, None], (1, 2))}

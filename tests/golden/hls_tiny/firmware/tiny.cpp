@@ -16,13 +16,13 @@ static void hidden(const x_t x[3], relu_t relu[4]) {
     // relu [4]: linear, add, quantize; 0..56 * 2^-2
     relu_loop: for (int i = 0; i < 4; i++) {
 #pragma HLS UNROLL
-        hidden_sum_t hidden_sum = 0;
-        hidden_sum_k: for (int k = 0; k < 3; k++) {
+        hidden_matmul_t hidden_matmul = 0;
+        hidden_matmul_k: for (int k = 0; k < 3; k++) {
 #pragma HLS UNROLL
-            hidden_sum += x[k] * from_raw<hidden_weights_t>(hidden_weights[i][k]);
+            hidden_matmul += x[k] * from_raw<hidden_weights_t>(hidden_weights[i][k]);
         }
-        const hidden_sum_out_t hidden_sum_out = hidden_sum + from_raw<hidden_bias_t>(hidden_bias[i]);
-        relu[i] = ap_ufixed<6,4,AP_RND_CONV,AP_SAT>(hidden_sum_out);
+        const hidden_sum_t hidden_sum = hidden_matmul + from_raw<hidden_bias_t>(hidden_bias[i]);
+        relu[i] = ap_ufixed<6,4,AP_RND_CONV,AP_SAT>(hidden_sum);
     }
 }
 
@@ -33,13 +33,13 @@ static void logits(const relu_t relu[4], y_t y[2]) {
     // square [2]: linear, quantize, lookup; 0..72 * 2^-3
     y_loop: for (int i = 0; i < 2; i++) {
 #pragma HLS UNROLL
-        logits_sum_t logits_sum = 0;
-        logits_sum_k: for (int k = 0; k < 4; k++) {
+        logits_matmul_t logits_matmul = 0;
+        logits_matmul_k: for (int k = 0; k < 4; k++) {
 #pragma HLS UNROLL
-            logits_sum += relu[k] * from_raw<logits_weights_t>(logits_weights[i][k]);
+            logits_matmul += relu[k] * from_raw<logits_weights_t>(logits_weights[i][k]);
         }
         const narrow_t narrow =
-                quantized<AP_RND, AP_SAT, narrow_t, 13>(logits_sum, 4, narrow_lo[i], narrow_hi[i], 0);
+                quantized<AP_RND, AP_SAT, narrow_t, 13>(logits_matmul, 4, narrow_lo[i], narrow_hi[i], 0);
         y[i] = from_raw<y_t>(square_table[(raw_of<32>(narrow) + 4).to_int()]);
     }
 }

@@ -15,7 +15,7 @@ static const signed char narrow_lo[2] = {
 static const signed char narrow_hi[2] = {
     15, 5};
 
-// square: entry n is the result for (n + -4) * 2^1, as 0..72 * 2^-3
+// square: entry n is the result for (n -4) * 2^1, as 0..72 * 2^-3
 static const signed char square_table[17] = {
     8, 4, 2, 0, 0, 0, 2, 4, 8, 12, 18, 24, 32, 40, 50, 60, 72};
 

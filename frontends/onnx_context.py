@@ -1,0 +1,140 @@
+"""What an ONNX operator's reader works with: constants, values of each event, and the node with its attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.errors import CompileError
+from .onnx_file import attribute_values
+from .real import (
+    RealBuilder,
+    RealOp,
+)
+
+__all__ = ["Codes", "Const", "Context", "Ref", "Value"]
+
+
+@dataclass(frozen=True, eq=False)
+class Const:
+    """A value known at compile time. If it left a quantizer, ``values == ints * scale``; it keeps its batch axis, if any."""
+
+    values: NDArray[Any]
+    ints: NDArray[np.int64] | None = None
+    scale: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of each event: node `index` of the real model.
+
+    Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is their scale and zero
+    point, and the node holds the real value that the codes stand for.
+    """
+
+    index: int
+    codes: Codes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """real = (code - zero) * scale."""
+
+    scale: NDArray[np.float64]
+    zero: NDArray[np.int64]
+
+
+Value: TypeAlias = Const | Ref
+
+
+class Context:
+    """What an operator's function sees: its node, its operands and attributes, and the model being built."""
+
+    def __init__(self, builder: RealBuilder, node: Any, where: str, inputs: list[Value | None], opset: int) -> None:
+        self.builder, self.node, self.where, self.inputs, self.opset = builder, node, where, inputs, opset
+        self._attributes = attribute_values(node, where)
+        self._read: set[str] = set()
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """An attribute's value; anything never asked for is refused by `finish`."""
+        self._read.add(name)
+        return self._attributes.get(name, default)
+
+    def finish(self) -> None:
+        unknown = sorted(set(self._attributes) - self._read)
+        if unknown:
+            raise self.error(
+                f"attribute '{unknown[0]}' is not known", f"known here: {', '.join(sorted(self._read)) or 'none'}"
+            )
+
+    def error(self, rule: str, fix: str = "") -> CompileError:
+        return CompileError(self.where, rule, fix)
+
+    def add(self, op: RealOp, *operands: int, suffix: str = "") -> Ref:
+        name = self.node.name or self.node.output[0] or self.node.op_type
+        return Ref(self.builder.add(op, *operands, name=f"{name}{suffix}"))
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        return self.builder.nodes[value.index].shape if isinstance(value, Ref) else value.values.shape
+
+    def given(self, k: int) -> bool:
+        return k < len(self.inputs) and self.inputs[k] is not None
+
+    def operand(self, k: int) -> Value:
+        if not self.given(k):
+            raise self.error(f"operand {k + 1} is missing")
+        value = self.inputs[k]
+        assert value is not None
+        return value
+
+    def data(self, k: int) -> int:
+        """The node index of a data operand."""
+        value = self.operand(k)
+        if isinstance(value, Const):
+            raise self.error(f"operand {k + 1} must be data, not a constant", "export the model with constant folding")
+        return value.index
+
+    def constant(self, k: int, what: str) -> Const:
+        value = self.operand(k)
+        if isinstance(value, Ref):
+            raise self.error(
+                f"{what} must be constant, not the output of '{self.builder.nodes[value.index].name}'",
+                "export the model with constant folding",
+            )
+        if value.values.dtype.kind == "f" and not np.isfinite(value.values).all():
+            raise self.error(f"{what} must be finite, but contains NaN or Inf", "check the training")
+        return value
+
+    def floats(self, k: int, what: str) -> NDArray[np.float64]:
+        return self.constant(k, what).values.astype(np.float64)
+
+    def scalar(self, k: int, what: str) -> float:
+        values = self.constant(k, what).values
+        if values.size != 1:
+            raise self.error(f"{what} must be one number, not an array of shape {list(values.shape)}")
+        return float(values.reshape(()))
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis of a data tensor as ONNX counts it (batch axis included) to one without the batch axis."""
+        full = rank + 1
+        if not -full <= axis < full:
+            raise self.error(f"axis {axis} must be one of the operand's {full} axes")
+        if axis % full == 0:
+            raise self.error("axis 0 is the batch axis, which must stay as it is")
+        return axis % full - 1
+
+    @property
+    def all_constant(self) -> bool:
+        """No operand depends on the event."""
+        return all(isinstance(v, Const) for v in self.inputs if v is not None)
+
+    def event(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
+        """A constant that broadcasts against batched data, without the batch axis."""
+        if values.ndim <= rank:
+            return values
+        if values.ndim > rank + 1 or values.shape[0] != 1:
+            raise self.error(f"a constant of shape {list(values.shape)} must not depend on the batch axis")
+        return values[0]
