@@ -334,14 +334,14 @@ class Design:
     def synthesize(
         self, *, time_limit_s: float = 300, processes: int = 2, progress: Callable[[int, int, Any], None] | None = None
     ) -> dict[str, Synthesis | Failure]:
-        """Synthesize the Verilog with Yosys, each layer and the whole, in parallel processes and cached by content."""
+        """Synthesize every layer of the Verilog with Yosys, in parallel processes and cached by content.
+
+        `progress(done, total, result)` is called after each layer. A layer that fails or runs into the time limit gives a
+        `Failure` with a sentence, and the others go on.
+        """
         with self.stages("synthesize"):
             files = self.rtl.sources
-            jobs = [
-                Job(m.layer, {p: t for p, t in files.items() if p == f"src/{m.name}.v"}, m.name)
-                for m in self.rtl.verilog.layers
-            ]
-            jobs.append(Job(self.rtl.top, files, self.rtl.top))
+            jobs = [Job(m.layer, {f"src/{m.name}.v": files[f"src/{m.name}.v"]}, m.name) for m in self.rtl.verilog.layers]
             results = synthesize_many(
                 jobs, self.device, processes=processes, time_limit_s=time_limit_s, progress=progress
             )

@@ -102,7 +102,8 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
     graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
     try:
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-        return Const(np.asarray(list(ReferenceEvaluator(model).run([node.output[0]], dict(zip(names, operands))))[0]))
+        results: Any = ReferenceEvaluator(model).run([node.output[0]], dict(zip(names, operands)))
+        return Const(np.asarray(results[0]))
     except Exception as e:  # whatever the evaluator raises, the operator is one we do not read
         raise CompileError(
             where,

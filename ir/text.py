@@ -72,11 +72,14 @@ def _encode(value: Any) -> Any:
     if isinstance(value, Fraction):
         return str(value)
     if isinstance(value, np.ndarray):
-        array: NDArray[Any] = value
-        return np.vectorize(str, otypes=[object])(array).tolist() if array.dtype == object else array.tolist()
+        return _encode_array(value)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(value, np.integer):
         return value.item()
     return [*value] if isinstance(value, tuple) else value
+
+
+def _encode_array(a: NDArray[Any]) -> Any:
+    return np.vectorize(str, otypes=[object])(a).tolist() if a.dtype == object else a.tolist()
 
 
 def _decode_int(v: Any) -> IntLike:

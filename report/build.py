@@ -27,17 +27,32 @@ def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[An
     synthesis = found.get("synthesis", {})
     estimates = {e.name: e for e in costs.layers} if costs else {}
     rows = tuple(_layer(graph, x, estimates.get(x.name), synthesis.get(x.name)) for x in layers)
-    whole = synthesis.get(next(reversed(synthesis))) if synthesis else None
+    whole, failure = _whole(synthesis, costs)
     have = device.resources
     return Report(
         graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram),
         _timing(device, clock_ns, costs), rows,
-        _resources(costs) if costs else None, _synthesised(whole),
+        _resources(costs) if costs else None, whole,
         next((s.tool for s in synthesis.values() if hasattr(s, "tool")), ""),
         _ports(graph), tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
         dataclasses.asdict(found["deviation"]) if found.get("deviation") else None,
         dataclasses.asdict(calibration) if calibration else None, found.get("accuracy"),
-        _nodes(graph, layers), tuple((name, seconds) for name, seconds in stages), getattr(whole, "sentence", ""))
+        _nodes(graph, layers), tuple((name, seconds) for name, seconds in stages), failure)
+
+
+def _whole(synthesis: Mapping[str, Any], costs: Any) -> tuple[Resources | None, str]:
+    """(sum of the synthesized layers and the registers of the ports, or None; why there is none).
+
+    The top module only wires layers and registers its ports, so the sum is the whole but for logic that a flat
+    synthesis would share across layers.
+    """
+    failed = next((s.sentence for s in synthesis.values() if not hasattr(s, "lut")), "")
+    if not synthesis or failed:
+        return None, failed
+    parts = [s for s in synthesis.values() if hasattr(s, "lut")]
+    ports = costs.ff - sum(layer.ff for layer in costs.layers)
+    lut, ff, dsp, bram, carry = (float(sum(getattr(s, k) for s in parts)) for k in ("lut", "ff", "dsp", "bram", "carry"))
+    return Resources(lut, ff + ports, dsp, bram, carry), ""
 
 
 def _timing(device: Any, clock_ns: float, costs: Any) -> Timing | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .model import NodeReport, Report
 
@@ -77,8 +78,9 @@ def _node_boxes(nodes: Sequence[NodeReport]) -> list[Box]:
     index: dict[str, int] = {}
     boxes: list[Box] = []
     for i, n in enumerate(nodes):
-        hint = "\n".join(x for x in (n.name, f"op: {n.op}", f"shape: {n.shape or 'one value'}", f"type: {n.type}" if n.type else "",
-                                     f"layer: {n.layer}" if n.layer else "", f"reads: {', '.join(n.operands)}" if n.operands else "") if x)
+        facts = (("op", n.op), ("shape", n.shape or "one value"), ("type", n.type), ("layer", n.layer),
+                 ("reads", ", ".join(n.operands)))
+        hint = "\n".join((n.name, *(f"{what}: {value}" for what, value in facts if value)))
         boxes.append(Box(n.name, n.op, hint, n.layer, tuple(dict.fromkeys(index[o] for o in n.operands if o in index))))
         index[n.name] = i
     return boxes
@@ -157,7 +159,7 @@ def _order(rows: list[list[int]], up: Mapping[int, list[int]], down: Mapping[int
         place: dict[int, float] = {}
         for row in reversed(rows) if sweep % 2 else rows:
             at = {i: float(k) / max(len(row) - 1, 1) for k, i in enumerate(row)}
-            row.sort(key=lambda i: (_mean([place[j] for j in neighbours[i] if j in place], at[i]), at[i]))  # noqa: B023
+            row.sort(key=lambda i: (_mean([place[j] for j in neighbours[i] if j in place], at[i]), at[i]))
             place |= {i: float(k) / max(len(row) - 1, 1) for k, i in enumerate(row)}
 
 
@@ -178,7 +180,7 @@ def _columns(rows: Sequence[Sequence[int]], widths: Mapping[int, float], up: Map
         neighbours = down if sweep % 2 else up
         for row in reversed(rows) if sweep % 2 else rows:
             wanted = [_mean([x[j] for j in neighbours[i]], x[i]) for i in row]
-            gaps = [(widths[a] + widths[b]) / 2 + _GAP for a, b in zip(row, row[1:])]
+            gaps = [(widths[a] + widths[b]) / 2 + _GAP for a, b in pairwise(row)]
             x |= zip(row, _spread(wanted, gaps))
     left = min((x[i] - widths[i] / 2 for i in x), default=0.0) - _MARGIN
     return {i: at - left for i, at in x.items()}
@@ -212,7 +214,7 @@ def _path(i: int, j: int, up: Mapping[int, list[int]], x: Mapping[int, float], y
         j = up[j][0]
     points = [*points, (x[j], y[j] + _HEIGHT)][::-1]
     text = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (ax, ay), (bx, by) in zip(points, points[1:]):
+    for (ax, ay), (bx, by) in pairwise(points):
         half = (ay + by) / 2
         text += f"L{bx:.1f} {by:.1f}" if abs(ax - bx) < 0.5 else f"C{ax:.1f} {half:.1f} {bx:.1f} {half:.1f} {bx:.1f} {by:.1f}"
     return text

@@ -354,10 +354,9 @@ class _Writer:
         target = [_LANES] if separate else forms
         n_in = tables[0].weights.shape[1]
         self.steps.append(f"//   {linear.name}: {n_out} sums of {n_in} products in {tables[0].format}")
-        if len(tables) > 1:
-            for p, one in enumerate(tables):
-                self._dense_call(i, at, one, target, str(p), "")
-        else:
+        for p, one in enumerate(tables if len(tables) > 1 else ()):
+            self._dense_call(i, at, one, target, str(p), "")
+        if len(tables) == 1:
             many = positions > 1
             loop = f"for (int p = 0; p < {positions}; p++) " if many else ""
             self._dense_call(i, at, tables[0], target, "p" if many else "", loop)

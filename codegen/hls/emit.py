@@ -75,6 +75,8 @@ def check(graph: Graph) -> list[str]:
                   "give them closer exponents" for kind, grid, limit in _limited(node) if grid.width > limit]
     for o in graph.outputs:
         node = graph.nodes[o.node]
+        while isinstance(node.op, Reshape):
+            node = graph.nodes[node.operands[0]]
         width = grid_of(node.op, node.type).width if isinstance(node.op, SUPPORTED) and node.type.size else 0
         if width > MAX_BITS:
             found.append(f"{o.name} (output): the values of all elements on one grid need {width} bits, of at most "

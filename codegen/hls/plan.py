@@ -75,7 +75,9 @@ class Plan:
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
-        return tuple(grid_of(n.op, n.type) for n in self.graph.nodes)
+        """Of each node; a reshape shares the array, and so the grid, of what it reshapes."""
+        own = [grid_of(n.op, n.type) for n in self.graph.nodes]
+        return tuple(own[i] for i in self.storage)
 
     def weight_grid(self, i: int) -> Grid:
         """The grid of a Linear's weights."""

@@ -198,8 +198,8 @@ class Body:
         assert isinstance(op, Lookup)
         up = max(source.exp - op.step, 0)
         table = op.table.reshape(-1, op.table.shape[-1]) if op.table.ndim > 1 else op.table
-        name = self.tables.add(self.plan.tables[i], table, f"{node.name}: entry n is the result for (n {op.first:+d}) * "
-                               f"2^{op.step}, as {self.plan.grids[i]}", True)
+        comment = f"{node.name}: entry n is the result for (n {op.first:+d}) * 2^{op.step}, as {self.plan.grids[i]}"
+        name = self.tables.add(self.plan.tables[i], table, comment, True)
         position = f"raw_of<32>({self.operand(x)})"
         if up:
             position = f"{position} * {1 << up}"

@@ -54,8 +54,9 @@ def checked(port: Port, data: Mapping[str, Int64]) -> Int64:
         raise CompileError(f"data of {name}", f"must be given for every port, not only for {sorted(data)}")
     x = np.asarray(data[name])
     if x.ndim != len(t.shape) + 1 or x.shape[1:] != t.shape or x.dtype.kind not in "iu":
-        raise CompileError(f"data of {name}", f"must be raw integers of shape [events, {', '.join(map(str, t.shape))}], "
-                           f"not {x.dtype} of {list(x.shape)}")
+        shape = ", ".join(("events", *map(str, t.shape)))
+        raise CompileError(f"data of {name}", f"must be raw integers of shape [{shape}], not {x.dtype} of "
+                           f"{list(x.shape)}")
     lo, hi, _ = t.arrays()
     if x.size and (np.any(x < lo) or np.any(x > hi)):
         raise CompileError(f"data of {name}", f"must be within {t.fixed.lo}..{t.fixed.hi}")

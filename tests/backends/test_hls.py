@@ -130,6 +130,7 @@ def test_every_other_op_alone_with_random_types():
         weights = rng.integers(-31, 32, (5, 3)) * (rng.random((5, 3)) < 0.7)
         nodes += [b.add(Linear(weights, rng.integers(-3, 3, 3)), x(shape)), b.add(Linear(weights[:, :1], 1), x(shape))]
     nodes.append(b.add(Linear(np.array([[1, 0], [-1, 0]])), b.add(Constant(np.array([5, 5]), -3))))
+    nodes.append(b.add(Reshape((2, 1)), b.add(Linear(np.array([[8, 0], [-8, 0]])), b.add(Input((2,), Fixed(0, 9, 0))))))
     lookup = b.add(Input((2, 2), Fixed(-3, 5, -1)))
     nodes += [b.add(Lookup(rng.integers(-100, 100, 12), -4, -1, -3), lookup),
               b.add(Lookup(rng.integers(-100, 100, (2, 2, 23)), -7, -2, 2), lookup)]
