@@ -35,7 +35,7 @@ class Options:
     )
     data: str | None = _option("Event data (.npz, .npy) to verify with; 'label' in it gives the accuracy.")
     events: int = _option("Most events of the data to verify with.", 10_000)
-    synth: bool = _option("Synthesize every layer and the whole with Yosys.", False)
+    synth: bool = _option("Synthesize every layer with Yosys.", False)
     synth_time_limit_s: float = _option("Seconds that one synthesis may take.", 300.0)
     verify: bool = _option("Run every engine against the reference.", True)
     output: str | None = _option("Folder to write the project to; nothing is written without it.")

@@ -13,7 +13,7 @@ __all__ = ["MOST_BOXES", "Box", "Drawing", "Drawn", "draw", "drawn_boxes", "shor
 MOST_BOXES = 200
 """More than this nobody reads: such a graph is drawn by layers."""
 
-_HEIGHT, _PITCH, _GAP, _MARGIN, _CHARACTER = 36, 64, 14, 10, 6.7
+_HEIGHT, _PITCH, _GAP, _MARGIN, _CHARACTER = 36, 64, 14, 10, 7.4
 _SWEEPS = 8
 _MOST_BENDS = 4_000
 """Long edges go around boxes as long as there are no more bends than this; more are drawn straight."""
@@ -21,10 +21,10 @@ _MOST_BENDS = 4_000
 
 @dataclass(frozen=True)
 class Box:
-    """What a box says: `label` and `op` in it, `hint` when the pointer is on it; `operands` are indices of boxes."""
+    """What a box says: `label` and `small` in it, `hint` when the pointer is on it; `operands` are indices of boxes."""
 
     label: str
-    op: str
+    small: str
     hint: str
     layer: str
     operands: tuple[int, ...]
@@ -81,7 +81,9 @@ def _node_boxes(nodes: Sequence[NodeReport]) -> list[Box]:
         facts = (("op", n.op), ("shape", n.shape or "one value"), ("type", n.type), ("layer", n.layer),
                  ("reads", ", ".join(n.operands)))
         hint = "\n".join((n.name, *(f"{what}: {value}" for what, value in facts if value)))
-        boxes.append(Box(n.name, n.op, hint, n.layer, tuple(dict.fromkeys(index[o] for o in n.operands if o in index))))
+        small = shortened(" ".join(x for x in (n.op, n.shape, n.type) if x), 40)
+        read = tuple(dict.fromkeys(index[o] for o in n.operands if o in index))
+        boxes.append(Box(n.name, small, hint, n.layer, read))
         index[n.name] = i
     return boxes
 
@@ -134,7 +136,7 @@ def _rows(boxes: Sequence[Box]) -> tuple[list[list[int]], dict[int, float], dict
     rows: list[list[int]] = [[] for _ in range(max(rank, default=-1) + 1)]
     for i, r in enumerate(rank):
         rows[r].append(i)
-    widths = {i: max(len(shortened(b.label)), len(b.op)) * _CHARACTER + 22 for i, b in enumerate(boxes)}
+    widths = {i: max(len(shortened(b.label)), len(b.small) * 0.88) * _CHARACTER + 22 for i, b in enumerate(boxes)}
     up: dict[int, list[int]] = {i: [] for i in range(len(boxes))}
     bent = sum(rank[i] - rank[j] - 1 for i, b in enumerate(boxes) for j in b.operands) <= _MOST_BENDS
     bends: dict[tuple[int, int], int] = {}

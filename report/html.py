@@ -10,7 +10,7 @@ from typing import Any
 from .. import templates
 from .drawing import draw, drawn_boxes, shortened
 from .model import LayerReport, Report, Resources
-from .numbers import ABSENT, exists, number, ratio, share
+from .numbers import ABSENT, count, exists, number, percent, ratio, share
 
 __all__ = ["as_html"]
 
@@ -25,18 +25,13 @@ def as_html(report: Report) -> str:
     folder = resources.files(templates).joinpath("report")
     environment = Environment(loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
                               autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "share": share, "shortened": shortened, "count": _count}
+    environment.filters |= {"number": number, "share": share, "percent": percent, "shortened": shortened, "count": count}
     page = environment.get_template("report.html.j2").render(
         r=report, tiles=_tiles(report), layers=_layers(report), total=_total(report), use=_use(report), stacks=_stacks(report),
         widths=_widths(report), graph=_graph(report), calibration=_calibration(report), kinds=_KINDS, dash=ABSENT,
         synthesised=_synthesised(report), ratio=ratio, colour={x.name: k % _COLOURS for k, x in enumerate(report.layers)})
     # names may hold halves of surrogate pairs, which no file can
     return page.encode("utf-8", "replace").decode("utf-8")
-
-
-def _count(value: float | None) -> str:
-    """A count of cells; half a block RAM keeps its half."""
-    return number(value, ",.0f" if not exists(value) or value == int(value or 0) else ",.1f")
 
 
 def _synthesised(report: Report) -> bool:
@@ -70,8 +65,8 @@ def _resource(report: Report, kind: str) -> _Tile:
     used = shown.shares(report.device)[kind]
     lines = [f"{share(used)} of {report.target}"]
     if report.synthesis and report.estimate:
-        lines.append(f"estimate {_count(getattr(report.estimate, kind))}")
-    return _Tile(title, _count(getattr(shown, kind)), "", origin, tuple(lines), "bad" if used > 1 else "")
+        lines.append(f"estimate {count(getattr(report.estimate, kind), kind)}")
+    return _Tile(title, count(getattr(shown, kind), kind), "", origin, tuple(lines), "bad" if used > 1 else "")
 
 
 def _timing(report: Report) -> list[_Tile]:
@@ -85,7 +80,7 @@ def _timing(report: Report) -> list[_Tile]:
               (f"{t.latency_cycles} cycles at the {t.clock_ns:g} ns asked for",)),
         _Tile("Initiation interval", str(t.ii), "cycle" if t.ii == 1 else "cycles", "design", ("between two events",)),
         _Tile("Fmax", number(t.fmax_mhz), "MHz", "estimate",
-              (f"{'below' if slow else 'asked for:'} {asked:.0f} MHz{' asked for' if slow else ''}",), "bad" if slow else ""),
+              (f"below the {asked:.0f} MHz asked for" if slow else f"asked for: {asked:.0f} MHz",), "bad" if slow else ""),
     ]
 
 
@@ -97,8 +92,8 @@ def _accuracy(report: Report) -> list[_Tile]:
         found.append(_Tile("Accuracy", number(a["compiled"], ".4f"), "", "measured", (*model, f"{a['events']:,} labelled events")))
     if d:
         same = (f"argmax equal in {d['argmax_agreement']:.2%}",) if exists(d["argmax_agreement"]) else ()
-        lines = (f"of the outputs' RMS; largest {number(d['maximum'], '.3g')}", *same, f"{d['events']:,} events")
-        found.append(_Tile("Deviation from the model", number(d["relative_rms"], ".3%"), "", "measured", lines))
+        lines = (f"relative RMS, largest {number(d['maximum'], '.3g')}", *same, f"{d['events']:,} events")
+        found.append(_Tile("Deviation", percent(d["relative_rms"]), "", "measured", lines))
     return found
 
 
@@ -143,7 +138,7 @@ def _use(report: Report) -> list[dict[str, Any]]:
         for origin, values in (("estimate", report.estimate), ("synthesis", report.synthesis)):
             if values is not None:
                 used = values.shares(report.device)[kind]
-                found.append({"title": kind.upper(), "origin": origin, "used": getattr(values, kind),
+                found.append({"kind": kind, "title": kind.upper(), "origin": origin, "used": getattr(values, kind),
                               "have": getattr(report.device, kind), "share": used,
                               "percent": min(used, 1) * 100 if exists(used) else 0})
     return found
@@ -153,7 +148,8 @@ def _stacks(report: Report) -> list[dict[str, Any]]:
     """LUTs of all layers side by side, estimates and synthesis on one scale."""
     sums: dict[str, list[tuple[LayerReport, float]]] = {}
     for origin in ("estimate", "synthesis"):
-        parts = [(x, float(getattr(x, origin).lut or 0)) for x in report.layers if getattr(x, origin) is not None]
+        costs = [(x, getattr(x, origin)) for x in report.layers]
+        parts = [(x, float(c.lut)) for x, c in costs if c is not None and exists(c.lut)]
         if sum(lut for _, lut in parts) > 0:
             sums[origin] = parts
     most = max((sum(lut for _, lut in parts) for parts in sums.values()), default=1)

@@ -129,8 +129,13 @@ def _clean(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _numbers(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values with NaN again where JSON has null."""
+    return {k: math.nan if v is None and k in keys else v for k, v in values.items()}
+
+
 def _resources(values: Mapping[str, Any] | None) -> Resources | None:
-    return None if values is None else Resources(**values)
+    return None if values is None else Resources(**_numbers(values, ("lut", "ff", "dsp", "bram")))
 
 
 def _layer(values: Mapping[str, Any]) -> LayerReport:
@@ -139,7 +144,9 @@ def _layer(values: Mapping[str, Any]) -> LayerReport:
 
 
 def _timing(values: Mapping[str, Any] | None) -> Timing | None:
-    return None if values is None else Timing(**{k: v for k, v in values.items() if k != "latency_ns"})
+    if values is None:
+        return None
+    return Timing(**_numbers({k: v for k, v in values.items() if k != "latency_ns"}, ("fmax_mhz",)))
 
 
 def from_json(text: str, where: str = "report.json") -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ABSENT", "exists", "number", "ratio", "share"]
+__all__ = ["ABSENT", "count", "exists", "number", "percent", "ratio", "share"]
 
 ABSENT = "–"
 """Stands where there is no number."""
@@ -22,6 +22,25 @@ def number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
     ('1,234', '38.9 ns', '–', '–')
     """
     return f"{value:{form}}{unit}" if value is not None and exists(value) else ABSENT
+
+
+def count(value: float | None, kind: str = "") -> str:
+    """How many cells of a kind: whole ones, but block RAMs come in halves.
+
+    >>> count(33866.5, "lut"), count(2.5, "bram"), count(2.0, "bram")
+    ('33,866', '2.5', '2')
+    """
+    halves = kind == "bram" and value is not None and exists(value) and value != int(value)
+    return number(value, ",.1f" if halves else ",.0f")
+
+
+def percent(value: float | None) -> str:
+    """A small part in percent with three digits: 0% is exactly none.
+
+    >>> percent(0.0), percent(0.00123456), percent(None)
+    ('0%', '0.123%', '–')
+    """
+    return number(value * 100 if value is not None else None, ".3g", "%")
 
 
 def ratio(part: float | None, whole: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .model import LayerReport, Report, Resources
-from .numbers import ABSENT, exists, number, ratio, share
+from .numbers import ABSENT, count, exists, number, percent, ratio, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,12 +79,7 @@ def _costs(estimate: Resources | None, synthesis: Resources | None, synthesised:
         lut = synthesis.lut if synthesis else None
         cells += [number(lut), ratio(lut, estimate.lut if estimate else None)]
     rest = synthesis if synthesised else estimate
-    return cells + [_count(getattr(rest, kind) if rest else None) for kind in _KINDS[1:]]
-
-
-def _count(value: float | None) -> str:
-    """A count; half a block RAM is written as such."""
-    return number(value, ",.0f" if value is None or not exists(value) or value == int(value) else ",.1f")
+    return cells + [count(getattr(rest, kind) if rest else None, kind) for kind in _KINDS[1:]]
 
 
 def _total(report: Report, synthesised: bool) -> list[str]:
@@ -143,7 +138,7 @@ def _measured(report: Report) -> Sequence[str]:
         same = f", argmax equal in {d['argmax_agreement']:.2%}" if exists(d["argmax_agreement"]) else ""
         lines.append(f"deviation from the model on {d['events']:,} events (measured): "
                      f"max {number(d['maximum'], '.3g')}, RMS {number(d['rms'], '.3g')} "
-                     f"({number(d['relative_rms'], '.2%')} of the outputs' RMS){same}")
+                     f"({percent(d['relative_rms'])} of the outputs' RMS){same}")
     if report.accuracy:
         a = report.accuracy
         model = f", {a['model']:.4f} by the model itself" if exists(a["model"]) else ""
@@ -154,5 +149,5 @@ def _measured(report: Report) -> Sequence[str]:
         widths = sorted(c["bits"].values())
         span = f"{widths[0]} to {widths[-1]} bits" if widths else "no widths"
         lines.append(f"calibration chose {span} at {len(widths)} places{allowed}, "
-                     f"deviation there {number(c['deviation']['relative_rms'], '.2%')} of the outputs' RMS (measured)")
+                     f"deviation there {percent(c['deviation']['relative_rms'])} of the outputs' RMS (measured)")
     return lines

@@ -1,6 +1,6 @@
 """The CPU engine: generated C++, blocked over events, exact to the bit."""
 
-from .emit import emit
+from .emit import check, emit
 from .engine import Engine, build, load
 
-__all__ = ["Engine", "build", "emit", "load"]
+__all__ = ["Engine", "build", "check", "emit", "load"]

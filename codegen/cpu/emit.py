@@ -9,6 +9,7 @@ from importlib import resources
 
 import numpy as np
 
+from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose
 from ...ir.types import Int64, Tensor
@@ -16,7 +17,10 @@ from ..project import Project
 from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
 from .formats import GROUP, DenseTables, dense_tables, packed
 
-__all__ = ["emit", "storage_type"]
+__all__ = ["SUPPORTED", "check", "emit", "storage_type"]
+
+SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Concat)
+"""The ops that the engine has a rule for."""
 
 _STORAGE = (
     ("uint8_t", 0, 255),
@@ -36,6 +40,19 @@ def storage_type(t: Tensor) -> str:
     )
 
 
+def check(graph: Graph) -> list[str]:
+    """Everything that `emit` refuses, a sentence each."""
+    return [
+        str(
+            CompileError(
+                f"{n.name} ({n.op.name})", "has no rule in the cpu backend", "run the pipeline 'hardware' first"
+            )
+        )
+        for n in graph.nodes
+        if not isinstance(n.op, SUPPORTED)
+    ]
+
+
 def emit(graph: Graph) -> Project:
     """A self-contained C++ project: `engine.cpp` with a C ABI, its kernels, and a header.
 
@@ -43,6 +60,10 @@ def emit(graph: Graph) -> Project:
     ``int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events)``, events outermost, in the order
     and with the types that the header states.
     """
+    refused = check(graph)
+    if refused:
+        where, _, rule = refused[0].partition(": ")
+        raise CompileError(where, rule)
     writer = _Writer(graph)
     body = writer.write()
     kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
@@ -92,6 +113,13 @@ class _Format:
 
 _LANES = _Format("lanes")
 _OPEN = "const Buffers& b = blocks[u]; (void)b; (void)i;"
+
+
+def _saturation(forms: list[_Format]) -> tuple[int, int] | None:
+    """The interval to which storing in these formats saturates, if they all do."""
+    if len(forms) != 1 or forms[0].kind != "u8":
+        return None
+    return -forms[0].offset, 255 - forms[0].offset
 
 
 @dataclass
@@ -287,7 +315,7 @@ class _Writer:
         elif i in self.owner:
             self._dense(i, node, forms)
         elif isinstance(node.op, ELEMENTWISE):
-            e = self.expression(i, {})
+            e = self.expression(i, {}, _saturation(forms))
             self._elements(i, f"return {e.lane}({e.text});", forms)
         elif isinstance(node.op, Concat):
             self._concat(i, node, forms)
@@ -372,7 +400,7 @@ class _Writer:
             kernel, words, bias = "i32", tables.weights, tables.bias + tables.offset * tables.weights.sum(axis=1)
         scalar, acc = ("int64_t", "wide") if kernel == "i64" else ("int32_t", "vec")
         w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
-        e = self.expression(i, {at: self._sums(at, acc)})
+        e = self.expression(i, {at: self._sums(at, acc)}, _saturation(forms))
         x = f"b.{self.buffer(operand, form)}"
         if kernel == "i64" and self._stored_lane(operand) == "vec":
             x = self._widened(operand)
@@ -402,14 +430,14 @@ class _Writer:
         self._each_block(f"for (int i = 0; i < {n}; i++) b.{name}[i] = widen(b.{self.buffer(i, _LANES)}[i]);")
         return f"b.{name}"
 
-    def expression(self, i: int, given: dict[int, Expression]) -> Expression:
+    def expression(self, i: int, given: dict[int, Expression], store: tuple[int, int] | None = None) -> Expression:
         """The value of node i for element `i` of the loop, down to stored values and the sums in `given`."""
         node = self.nodes[i]
         for at, sums in given.items():
             if i == at or (self.bias_of(at) is not None and i == self.users[at][0]):
                 return sums
         operands = [self._leaf(j, node.type, given) for j in node.operands]
-        return apply(node.op, node.type, operands, self.tables, node.name.replace(".", "_"))
+        return apply(node.op, node.type, operands, self.tables, node.name.replace(".", "_"), store)
 
     def _leaf(self, j: int, reader: Tensor, given: dict[int, Expression]) -> Expression:
         node = self.nodes[j]

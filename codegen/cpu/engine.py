@@ -63,12 +63,12 @@ class Engine:
                 ctypes.c_int64(stop - start),
             )
 
-        with ThreadPoolExecutor(max(threads, 1)) as pool:
-            done = (
-                list(pool.map(part, range(0, events, step)))
-                if threads > 1
-                else [part(s) for s in range(0, events, step)]
-            )
+        starts = range(0, events, step)
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                done = list(pool.map(part, starts))
+        else:
+            done = [part(s) for s in starts]
         if any(d < 0 for d in done):
             raise CompileError("cpu engine", "has no memory for its buffers", "close other programs")
         return {o.name: y for o, y in zip(self.graph.outputs, outputs)}

@@ -75,8 +75,13 @@ def _all(kind: str, value: str) -> str:
     return f"({kind}{{}} + {value})"
 
 
-def apply(op: Op, result: Tensor, operands: list[Expression], tables: Tables, name: str) -> Expression:
-    """The expression of one elementwise op on operands given per element of the result."""
+def apply(
+    op: Op, result: Tensor, operands: list[Expression], tables: Tables, name: str, store: tuple[int, int] | None = None
+) -> Expression:
+    """The expression of one elementwise op on operands given per element of the result.
+
+    `store`: the interval to which the place that takes the value saturates by itself, so that a quantizer need not.
+    """
     lo, hi, exp = result.flat()
     if isinstance(op, Add | Sub | Maximum | Minimum):
         text, kind = _binary(op, lo, hi, exp, operands, tables, name)
@@ -97,7 +102,7 @@ def apply(op: Op, result: Tensor, operands: list[Expression], tables: Tables, na
         text, kind = _lookup(op, lo, hi, operands[0], tables, name)
     else:
         assert isinstance(op, Quantize)
-        text, kind = _quantize(op, result, operands[0], tables, name)
+        text, kind = _quantize(op, result, operands[0], tables, name, store)
     return Expression(text, kind, lo, hi, exp)
 
 
@@ -139,7 +144,9 @@ _ROUND: dict[Rounding, Callable[[str, str, str, str, str], str]] = {
 }
 
 
-def _quantize(op: Quantize, result: Tensor, x: Expression, tables: Tables, name: str) -> tuple[str, str]:
+def _quantize(
+    op: Quantize, result: Tensor, x: Expression, tables: Tables, name: str, store: tuple[int, int] | None
+) -> tuple[str, str]:
     """Rounding by adding and shifting, then whatever of the overflow handling the operand's range can reach."""
     to_lo, to_hi, to_exp = (
         np.broadcast_to(np.asarray(v, np.int64), result.shape).reshape(-1) for v in (op.to.lo, op.to.hi, op.to.exp)
@@ -158,23 +165,30 @@ def _quantize(op: Quantize, result: Tensor, x: Expression, tables: Tables, name:
     if up.any():
         value = f"({value} << {tables.parameter(f'{name}_up', up)})"
     if down.any():
-
-        def scalar(part: str, v: Int64) -> str:
-            text = tables.parameter(f"{name}_{part}", v)
-            return text if kind == "vec" else f"(int64_t){text}"
-
-        s, h, z = (
-            tables.parameter(f"{name}_shift", down),
-            scalar("half", half),
-            scalar("rounds", (down > 0).astype(np.int64)),
-        )
-        value = _let(value, lambda v: _ROUND[op.rounding](v, s, h, z, kind), kind)
+        value = _rounded(op.rounding, value, kind, down, max(-int(low.min()), int(high.max())), tables, name)
     low, high = (round_ratio(v, np.int64(1) << down, op.rounding) for v in (low, high))
     if kind == "wide" and fits_int32(low, high, to_lo, to_hi, low - to_lo, high - to_lo):
         value, kind = f"narrow({value})", "vec"
-    text = _limited(op, value, kind, result, x, (to_lo, to_hi), tables, name)
+    if kind == "wide" or max(-int(low.min()), int(high.max())) >= 1 << 30:
+        store = None  # the store saturates int32 lanes after adding its offset
+    text = _limited(op, value, kind, result, x, (to_lo, to_hi), tables, name, store)
     lo, hi, _ = result.flat()
     return (f"narrow({text})", "vec") if kind == "wide" and fits_int32(lo, hi) else (text, kind)
+
+
+def _rounded(rounding: Rounding, value: str, kind: str, down: Int64, largest: int, tables: Tables, name: str) -> str:
+    """value / 2**down, rounded; `down` is per element and may be zero for some."""
+    if rounding is Rounding.RND_CONV and kind == "vec" and largest < 1 << 24 and (down == down[0]).all():
+        return f"round_even<{int(down[0])}>({value})"
+
+    def scalar(part: str, v: Int64) -> str:
+        text = tables.parameter(f"{name}_{part}", v)
+        return text if kind == "vec" else f"(int64_t){text}"
+
+    half = np.where(down > 0, np.int64(1) << np.maximum(down - 1, 0), 0)
+    s = tables.parameter(f"{name}_shift", down)
+    h, z = scalar("half", half), scalar("rounds", (down > 0).astype(np.int64))
+    return _let(value, lambda v: _ROUND[rounding](v, s, h, z, kind), kind)
 
 
 def _let(value: str, body: Callable[[str], str], kind: str) -> str:
@@ -191,6 +205,7 @@ def _limited(
     to: tuple[Int64, Int64],
     tables: Tables,
     name: str,
+    store: tuple[int, int] | None,
 ) -> str:
     lo, hi = to
     source = Tensor(result.shape, _fixed(x, result.shape))
@@ -205,9 +220,11 @@ def _limited(
         return _let(value, lambda v: f"v & ((v >= {_all(kind, low)}) & (v <= {_all(kind, high)}))", kind)
     if op.overflow is Overflow.SAT_SYM:
         low = tables.parameter(f"{name}_low", np.where(lo < 0, np.maximum(lo, -hi), lo))
-    if acts.clips_low:
+    if acts.clips_low and not (store is not None and op.overflow is Overflow.SAT and (lo == store[0]).all()):
         value = f"at_least({value}, {low})"
-    return f"at_most({value}, {high})" if acts.clips_high else value
+    if acts.clips_high and not (store is not None and (hi == store[1]).all()):
+        value = f"at_most({value}, {high})"
+    return value
 
 
 def _fixed(x: Expression, shape: tuple[int, ...]):

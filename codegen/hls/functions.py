@@ -155,7 +155,7 @@ def _concat(plan: Plan, i: int, body: Body) -> list[str]:
         variables = loop_variables(shape)
         target = strided(variables, steps, start * steps[axis])
         value = body.operand(j, array_index(shape, variables))
-        lines += _loops(f"{name}_{part}", shape, [f"{name}[{target}] = {value};"])
+        lines += _loops(plan.taken.new(f"{name}_{part}"), shape, [f"{name}[{target}] = {value};"])
         start += shape[axis]
     return lines
 

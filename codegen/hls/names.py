@@ -19,8 +19,17 @@ _RESERVED = (
     "unsigned", "using", "virtual", "void", "volatile", "wchar_t", "while", "xor", "xor_eq",
     # what else the generated files or their headers define
     "main", "std", "linux", "unix", "EOF", "NULL", "ap_int", "ap_uint", "ap_fixed", "ap_ufixed", "from_raw",
+    "larger", "smaller",
     "raw_of", "rescaled", "rounded", "quantized", "total", "largest", "k", "i", "i0", "i1", "i2", "i3", "i4", "i5",
     "i6", "i7",
+    # functions and types of the C library, which tables and typedefs must not redefine
+    "assert", "errno", "stdin", "stdout", "stderr", "exp", "exp2", "log", "log2", "log10", "sin", "cos", "tan",
+    "sinh", "cosh", "tanh", "atan", "sqrt", "cbrt", "pow", "floor", "ceil", "round", "trunc", "fabs", "fmax",
+    "fmin", "hypot", "erf", "gamma", "tgamma", "abs", "div", "rand", "random", "index", "select", "signal", "time",
+    "clock", "read", "write", "open", "close", "link", "remove", "rename", "exit", "abort", "size_t", "ssize_t",
+    "ptrdiff_t", "time_t", "clock_t", "timer_t", "div_t", "float_t", "double_t", "int8_t", "int16_t", "int32_t",
+    "int64_t", "uint8_t", "uint16_t", "uint32_t", "uint64_t", "off_t", "id_t", "key_t", "mode_t", "pid_t", "uid_t",
+    "gid_t", "dev_t", "ino_t", "quad_t", "fpos_t",
 )
 
 

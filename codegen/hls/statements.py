@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = ["INDENT", "Body", "array_index", "loop_variables", "strided", "stride
 
 _OPERATORS = {Add: "+", Sub: "-", Mul: "*"}
 INDENT = "    "
+_WIDTH = 104
 
 
 def loop_variables(shape: tuple[int, ...]) -> list[str]:
@@ -49,9 +51,12 @@ def array_index(shape: tuple[int, ...], variables: list[str]) -> str:
 
 
 def wrapped(target: str, expression: str, operator: str = "=") -> list[str]:
-    """The assignment on one line, or on two where it is long."""
+    """The assignment on one line, or broken at spaces where it is long."""
     line = f"{target} {operator} {expression};"
-    return [line] if len(line) <= 104 else [f"{target} {operator}", f"{INDENT * 2}{expression};"]
+    if len(line) <= _WIDTH:
+        return [line]
+    broken = textwrap.wrap(f"{expression};", _WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+    return [f"{target} {operator}", *(INDENT * 2 + part for part in broken)]
 
 
 def strides(shape: tuple[int, ...]) -> list[int]:
@@ -174,7 +179,7 @@ class Body:
             return f"{x} {_OPERATORS[type(op)]} {y}"
         if isinstance(op, Maximum | Minimum):
             x, y = (self.operand(j) for j in node.operands)
-            return f"{x} {'>' if isinstance(op, Maximum) else '<'} {y} ? {kind}({x}) : {kind}({y})"
+            return f"{'larger' if isinstance(op, Maximum) else 'smaller'}<{kind}>({x}, {y})"
         (x,) = node.operands
         if isinstance(op, Neg):
             return f"-{self.operand(x)}"

@@ -170,6 +170,13 @@ def test_outputs_that_are_inputs_constants_or_read_again():
     exact(b.graph(outputs))
 
 
+def test_names_of_the_c_library_are_avoided():
+    b = Builder("exp")
+    x = b.add(Input((2,), Fixed(-4, 3, -1)), name="size")
+    x = b.add(Add(), x, b.add(Constant(np.array([1, 2]), -3), name="log"), name="time")
+    exact(b.graph([Output("int8", b.add(Concat(0), x, x, name="a")), Output("a_0", b.add(Neg(), x, name="a_0"))]))
+
+
 def test_a_flipped_sign_is_found():
     graph = dense_net()
     hls = hls_of(graph)

@@ -1,0 +1,101 @@
+"""Writes the generated pages, docs/options.md and docs/support.md, from the code; `--check` fails if they are out of date."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import hwcompile as hc
+from hwcompile.cli import Options
+from hwcompile.codegen import rtl
+from hwcompile.codegen.cpu.emit import SUPPORTED as CPU
+from hwcompile.codegen.hls.emit import SUPPORTED as HLS
+from hwcompile.frontends.onnx import OPERATORS
+from hwcompile.ir.ops import OPS
+
+DOCS = Path(__file__).parent
+
+
+def options() -> str:
+    rows = [
+        "# Options",
+        "",
+        "`hwcompile MODEL [options]`; a configuration file (`--config hwcompile.toml`) has the same names as keys, with",
+        "underscores: `clock_ns = 5.0`. The command line wins over the file, and an unknown key is refused.",
+        "",
+        "| option | default | meaning |",
+        "|---|---|---|",
+    ]
+    for f in dataclasses.fields(Options):
+        default = "" if f.default is None else str(f.default).lower() if isinstance(f.default, bool) else f"{f.default}"
+        rows.append(f"| `--{f.name.replace('_', '-')}` | {default} | {f.metadata['help']} |")
+    rows += [
+        "| `--config` | | Configuration file with these options as keys. |",
+        "| `--json` | | Print the report as JSON and nothing else. |",
+        "",
+        "Other commands: `hwcompile targets`, `hwcompile verify FOLDER [--data F]`, `hwcompile report FOLDER [--json]`,",
+        "`hwcompile predict FOLDER --data in.npz --output out.npz`. Exit codes: 0 done, 1 an engine differs from the",
+        "reference, 2 the input cannot be compiled",
+        "(one sentence on stderr).",
+        "",
+        "## Python",
+        "",
+        "| name | |",
+        "|---|---|",
+    ]
+    rows += [
+        f"| `hc.{name}` | {(getattr(hc, name).__doc__ or '').strip().splitlines()[0]} |" for name in sorted(hc.__all__)
+    ]
+    rows += [
+        f"| `Design.{name}` | {(getattr(hc.Design, name).__doc__ or '').strip().splitlines()[0]} |"
+        for name in ("predict", "verify", "deviate", "score", "synthesize", "write", "quantize")
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def support() -> str:
+    """Which operators are read and which ops each engine has a rule for, from the tables that the engines work by."""
+    rules = {"cpu": CPU, "rtl": rtl.SUPPORTED, "hls": HLS}
+    rows = [
+        "# What is supported",
+        "",
+        "Generated from the code by `python docs/generate.py`; a test holds it up to date.",
+        "",
+        "## ONNX and QONNX operators",
+        "",
+        ", ".join(f"`{o}`" for o in sorted(OPERATORS)) + ".",
+        "",
+        "Every attribute is read or refused by name; anything else in a file is refused. Operators on constants alone",
+        "are folded by the ONNX standard's reference evaluation.",
+        "",
+        "## Ops of the language",
+        "",
+        "`exact`: the engine gives the reference's integers, tested on random types and all rounding and overflow modes.",
+        "`realised`: replaced by exact ops before any backend sees it, proved equal (docs/exactness.md).",
+        "",
+        "| op | meaning | reference | cpu | rtl | hls |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, op in OPS.items():
+        meaning = (op.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
+        kinds = [
+            "exact" if issubclass(op, r) else "realised" if name == "requantize" else "refused" for r in rules.values()
+        ]
+        rows.append(f"| `{name}` | {meaning} | exact | {' | '.join(kinds)} |")
+    return "\n".join(rows) + "\n"
+
+
+PAGES = {"options.md": options, "support.md": support}
+
+
+def main() -> None:
+    stale = [name for name, page in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != page()]
+    if "--check" in sys.argv:
+        sys.exit(f"out of date: {', '.join(stale)}; run python docs/generate.py" if stale else 0)
+    for name in stale:
+        (DOCS / name).write_text(PAGES[name]())
+
+
+if __name__ == "__main__":
+    main()
