@@ -56,8 +56,9 @@ def solve(
     if matrix.ndim != 2 or matrix.dtype.kind not in "iu":
         raise TypeError(f"weights must be a matrix of integers, not {matrix.dtype} of shape {matrix.shape}")
     n_inputs = matrix.shape[0]
-    low, high = input_bounds(n_inputs, np.full(n_inputs, -128) if lo is None else lo,
-                        np.full(n_inputs, 127) if hi is None else hi)
+    low, high = input_bounds(
+        n_inputs, np.full(n_inputs, -128) if lo is None else lo, np.full(n_inputs, 127) if hi is None else hi
+    )
     levels = np.zeros(n_inputs, dtype=np.int64) if arrival is None else np.asarray(arrival, dtype=np.int64)
     if levels.shape != (n_inputs,) or (levels < 0).any():
         raise ValueError(f"arrival must be {n_inputs} levels of at least 0, not {levels.tolist()}")
@@ -157,8 +158,12 @@ def _share_patterns(work: _Work, matrix: np.ndarray, first: int, last: int) -> N
     queue: list[int] = []
     columns: list[dict[int, None]] = [{} for _ in work.columns]
     for node in range(first, last):
-        placed = [(shift << 1 | negative, j) for j, weight in enumerate(matrix[node].tolist()) if weight
-                  for shift, negative in _digits(weight)]
+        placed = [
+            (shift << 1 | negative, j)
+            for j, weight in enumerate(matrix[node].tolist())
+            if weight
+            for shift, negative in _digits(weight)
+        ]
         _place(work, columns, queue, node, placed)
     while queue:
         entry = heapq.heappop(queue)

@@ -43,8 +43,12 @@ SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat)
 _WIDEST = 400
 """Bits of the widest C++ type: products and quantizers of two such values stay below the 1,024 of ap_int."""
 
-_LABELS = ("// The labels name the loops in the reports of the tools; for g++ they are unused.",
-           "#ifndef __SYNTHESIS__", '#pragma GCC diagnostic ignored "-Wunused-label"', "#endif")
+_LABELS = (
+    "// The labels name the loops in the reports of the tools; for g++ they are unused.",
+    "#ifndef __SYNTHESIS__",
+    '#pragma GCC diagnostic ignored "-Wunused-label"',
+    "#endif",
+)
 
 _EVENTS = 64
 """Events of the test bench where no vectors are given."""
@@ -71,16 +75,22 @@ def check(graph: Graph) -> list[str]:
         if not node.type.size:
             found.append(f"{where}: a tensor must have elements, not shape {list(node.type.shape)}")
             continue
-        found += [f"{where}: {kind} of all elements on one grid need {grid.width} bits, of at most {limit}; "
-                  "give them closer exponents" for kind, grid, limit in _limited(node) if grid.width > limit]
+        found += [
+            f"{where}: {kind} of all elements on one grid need {grid.width} bits, of at most {limit}; "
+            "give them closer exponents"
+            for kind, grid, limit in _limited(node)
+            if grid.width > limit
+        ]
     for o in graph.outputs:
         node = graph.nodes[o.node]
         while isinstance(node.op, Reshape):
             node = graph.nodes[node.operands[0]]
         width = grid_of(node.op, node.type).width if isinstance(node.op, SUPPORTED) and node.type.size else 0
         if width > MAX_BITS:
-            found.append(f"{o.name} (output): the values of all elements on one grid need {width} bits, of at most "
-                         f"{MAX_BITS}; quantize the output")
+            found.append(
+                f"{o.name} (output): the values of all elements on one grid need {width} bits, of at most "
+                f"{MAX_BITS}; quantize the output"
+            )
     if not graph.inputs:
         found.append(f"{graph.name} (graph): without inputs it is constant, and needs no hardware")
     return found
@@ -95,8 +105,13 @@ def _limited(node) -> list[tuple[str, Grid, int]]:
     return found
 
 
-def emit(graph: Graph, device: Device, clock_ns: float, schedule: Schedule | None = None,
-         vectors: tuple[Mapping[str, Int64], Mapping[str, Int64]] | None = None) -> Hls:
+def emit(
+    graph: Graph,
+    device: Device,
+    clock_ns: float,
+    schedule: Schedule | None = None,
+    vectors: tuple[Mapping[str, Int64], Mapping[str, Int64]] | None = None,
+) -> Hls:
     """The project of a graph after the passes of PIPELINES["hardware"].
 
     `vectors`: raw integers ``[events, *shape]`` of inputs and outputs by name for the test bench; by default random
@@ -112,8 +127,14 @@ def emit(graph: Graph, device: Device, clock_ns: float, schedule: Schedule | Non
     schedule = schedule or Schedule()
     design = plan(graph)
     data = vectors or _random_vectors(graph)
-    project = Project({**_firmware(design, schedule), **testbench(design, *data), **helpers(),
-                       **scripts(design, device, clock_ns, schedule)})
+    project = Project(
+        {
+            **_firmware(design, schedule),
+            **testbench(design, *data),
+            **helpers(),
+            **scripts(design, device, clock_ns, schedule),
+        }
+    )
     return Hls(project, design.top, graph, design)
 
 
@@ -126,7 +147,7 @@ def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
         lo, hi, _ = node.type.arrays()
         x = rng.integers(lo, hi, (_EVENTS, *node.type.shape), endpoint=True)
         ends = rng.random((_EVENTS // 4, *node.type.shape)) < 0.5
-        x[:_EVENTS // 4] = np.where(ends, lo, hi)
+        x[: _EVENTS // 4] = np.where(ends, lo, hi)
         inputs[node.name] = x
     return inputs, evaluate(graph, inputs)
 
@@ -140,20 +161,34 @@ def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
         if tables.texts:
             path = f"weights/{function.name}.h"
             includes.append(f'#include "{path}"')
-            files[f"firmware/{path}"] = _header(f"The constants of layer {function.layer}, as plain integers.",
-                                                f"{function.name}_constants", "\n".join(tables.texts.values()))
+            files[f"firmware/{path}"] = _header(
+                f"The constants of layer {function.layer}, as plain integers.",
+                f"{function.name}_constants",
+                "\n".join(tables.texts.values()),
+            )
     constants = Tables(design.taken, known)
     top = top_function(design, constants, schedule)
-    head = [f"// {design.graph.name}: one function per layer, and the top function that calls them.",
-            f'#include "{design.top}.h"', '#include "fixed_point.h"', *includes, "", *_LABELS, ""]
+    head = [
+        f"// {design.graph.name}: one function per layer, and the top function that calls them.",
+        f'#include "{design.top}.h"',
+        '#include "fixed_point.h"',
+        *includes,
+        "",
+        *_LABELS,
+        "",
+    ]
     files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *functions, *constants.texts.values(), top])
     prototype = f"void {design.top}({', '.join(parameters(design))});"
     if len(prototype) > 116:
         prototype = f"void {design.top}(\n        " + ",\n        ".join(parameters(design)) + ");"
-    files[f"firmware/{design.top}.h"] = _header(f"The top function of {design.graph.name}.", design.top,
-                                                f'#include "types.h"\n\n{prototype}\n')
-    files["firmware/types.h"] = _header("The type of every tensor: real = n * 2^exponent.", f"{design.top}_types",
-                                        f'#include "ap_fixed.h"\n\n{_types(design)}')
+    files[f"firmware/{design.top}.h"] = _header(
+        f"The top function of {design.graph.name}.", design.top, f'#include "types.h"\n\n{prototype}\n'
+    )
+    files["firmware/types.h"] = _header(
+        "The type of every tensor: real = n * 2^exponent.",
+        f"{design.top}_types",
+        f'#include "ap_fixed.h"\n\n{_types(design)}',
+    )
     return files
 
 

@@ -29,8 +29,12 @@ def layer_function(plan: Plan, function: Function, tables: Tables, schedule: Sch
     pragma = "INLINE" if schedule.inline_layers else f"PIPELINE II={schedule.ii}"
     ports = () if schedule.inline_layers else (*function.reads, *function.writes)
     partitions = [_partition(plan.names[i]) for i in ports]
-    head = [f"// Layer {function.layer}: {shapes} -> {results}", *_signature(f"static void {function.name}", arguments),
-            f"#pragma HLS {pragma}", *partitions]
+    head = [
+        f"// Layer {function.layer}: {shapes} -> {results}",
+        *_signature(f"static void {function.name}", arguments),
+        f"#pragma HLS {pragma}",
+        *partitions,
+    ]
     return "\n".join([*head, *_indented(body), "}", ""])
 
 
@@ -68,8 +72,9 @@ def _read_once(plan: Plan) -> tuple[Plan, list[str]]:
 def parameters(plan: Plan) -> list[str]:
     """The top function's parameters: inputs, then outputs, in the graph's order."""
     graph = plan.graph
-    outputs = [f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]"
-               for o, port in zip(graph.outputs, plan.ports)]
+    outputs = [
+        f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]" for o, port in zip(graph.outputs, plan.ports)
+    ]
     return [f"const {_declared(plan, i)}" for i in graph.inputs] + outputs
 
 

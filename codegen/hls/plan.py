@@ -62,16 +62,16 @@ class Plan:
     """Everything the writers agree on. `storage[i]` owns the array of node i: itself, or what a reshape is made of."""
 
     graph: Graph
-    taken: Names                        # for identifiers still to come
+    taken: Names  # for identifiers still to come
     top: str
     functions: tuple[Function, ...]
     storage: tuple[int, ...]
-    names: tuple[str, ...]              # identifier of each node, as array or local value
-    types: tuple[str, ...]              # typedef of each node
-    ports: tuple[str, ...]              # one per output of the graph
-    direct: tuple[bool, ...]            # the output's port is the array itself: nothing else reads it
-    tables: dict[int, str]              # array of a Constant, Linear or Lookup
-    weight_types: dict[int, str]        # typedef of a Linear's weights
+    names: tuple[str, ...]  # identifier of each node, as array or local value
+    types: tuple[str, ...]  # typedef of each node
+    ports: tuple[str, ...]  # one per output of the graph
+    direct: tuple[bool, ...]  # the output's port is the array itself: nothing else reads it
+    tables: dict[int, str]  # array of a Constant, Linear or Lookup
+    weight_types: dict[int, str]  # typedef of a Linear's weights
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
@@ -96,13 +96,17 @@ def plan(graph: Graph) -> Plan:
     found = _functions(graph, storage, layer_of, layer_names, joined, names)
     direct = _direct(graph, storage, found)
     of_node = _identifiers(graph, storage, direct, names)
-    ports = tuple(of_node[storage[o.node]] if own else names.new(o.name, "_port")
-                  for o, own in zip(graph.outputs, direct))
+    ports = tuple(
+        of_node[storage[o.node]] if own else names.new(o.name, "_port") for o, own in zip(graph.outputs, direct)
+    )
     types = tuple(names.new(f"{of_node[i]}_t") if storage[i] == i else "" for i in range(len(graph.nodes)))
     types = tuple(types[i] for i in storage)
     words = {Linear: "_weights", Lookup: "_table"}
-    tables = {i: of_node[i] if isinstance(n.op, Constant) else names.new(n.name + words[type(n.op)])
-              for i, n in enumerate(graph.nodes) if isinstance(n.op, Constant | Linear | Lookup)}
+    tables = {
+        i: of_node[i] if isinstance(n.op, Constant) else names.new(n.name + words[type(n.op)])
+        for i, n in enumerate(graph.nodes)
+        if isinstance(n.op, Constant | Linear | Lookup)
+    }
     weight_types = {i: names.new(f"{tables[i]}_t") for i in tables if isinstance(graph.nodes[i].op, Linear)}
     return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types)
 
@@ -113,8 +117,11 @@ def _identifiers(graph: Graph, storage: tuple[int, ...], direct: tuple[bool, ...
     for o, own in zip(graph.outputs, direct):
         if own:
             wanted[storage[o.node]] = o.name
-    own_names = {i: names.new(wanted[i], "_matmul" if isinstance(graph.nodes[i].op, Linear) else "_out")
-                 for i in range(len(wanted)) if storage[i] == i}
+    own_names = {
+        i: names.new(wanted[i], "_matmul" if isinstance(graph.nodes[i].op, Linear) else "_out")
+        for i in range(len(wanted))
+        if storage[i] == i
+    }
     return tuple(own_names[j] for j in storage)
 
 
@@ -149,8 +156,14 @@ def _joined(graph: Graph, storage: tuple[int, ...], layer_of: dict[int, int]) ->
     return joined
 
 
-def _functions(graph: Graph, storage: tuple[int, ...], layer_of: dict[int, int], layer_names: list[str],
-               joined: dict[int, int], names: Names) -> tuple[Function, ...]:
+def _functions(
+    graph: Graph,
+    storage: tuple[int, ...],
+    layer_of: dict[int, int],
+    layer_names: list[str],
+    joined: dict[int, int],
+    names: Names,
+) -> tuple[Function, ...]:
     members: dict[int, list[int]] = {}
     for i, node in enumerate(graph.nodes):
         if isinstance(node.op, Input | Constant | Reshape):
@@ -169,8 +182,15 @@ def _functions(graph: Graph, storage: tuple[int, ...], layer_of: dict[int, int],
         if not own:
             continue
         ends = [nest.end for nest in own]
-        reads = sorted({storage[j] for nest in own for i in nest.nodes for j in graph.nodes[i].operands
-                        if layer_of.get(storage[j]) != k and not isinstance(graph.nodes[storage[j]].op, Constant)})
+        reads = sorted(
+            {
+                storage[j]
+                for nest in own
+                for i in nest.nodes
+                for j in graph.nodes[i].operands
+                if layer_of.get(storage[j]) != k and not isinstance(graph.nodes[storage[j]].op, Constant)
+            }
+        )
         writes = [i for i in ends if i in shown or read_by.get(i, set()) - {k}]
         found.append(Function(name, names.new(name), tuple(own), tuple(reads), tuple(writes)))
     return tuple(found)

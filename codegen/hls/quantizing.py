@@ -94,8 +94,9 @@ def _cast(op: Quantize, facts: _Facts, source: Grid, grid: Grid) -> Cast | None:
     return None
 
 
-def _matching(overflow: Overflow, results: Grid, signed: bool, low: int | None,
-              high: int | None) -> tuple[Grid, Overflow] | None:
+def _matching(
+    overflow: Overflow, results: Grid, signed: bool, low: int | None, high: int | None
+) -> tuple[Grid, Overflow] | None:
     """The C++ type that holds `results` and ends where the quantizer clips (None: it does not), and its mode."""
     hull = Grid(min(results.lo, -1 if signed else 0), results.hi, results.exp)
     bits = hull.width - hull.signed

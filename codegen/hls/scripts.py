@@ -23,14 +23,22 @@ def scripts(design: Plan, device: Device, clock_ns: float, schedule: Schedule) -
     """`build_hls.tcl`, `hls_config.cfg`, `Makefile`, `README.md`."""
     inputs, outputs = ports(design)
     nodes = [*design.graph.inputs, *(o.node for o in design.graph.outputs)]
-    rows = [{"cpp": cpp, "shape": list(t.shape), "type": design.grids[i].cpp(), "grid": str(design.grids[i])}
-            for (_, cpp, _, t, _), i in zip([*inputs, *outputs], nodes)]
+    rows = [
+        {"cpp": cpp, "shape": list(t.shape), "type": design.grids[i].cpp(), "grid": str(design.grids[i])}
+        for (_, cpp, _, t, _), i in zip([*inputs, *outputs], nodes)
+    ]
     values = {
-        "top": design.top, "part": device.part, "clock": f"{clock_ns:g}", "standard": CPP_STANDARD,
-        "name": design.graph.name, "device": device.description, "ii": schedule.ii,
+        "top": design.top,
+        "part": device.part,
+        "clock": f"{clock_ns:g}",
+        "standard": CPP_STANDARD,
+        "name": design.graph.name,
+        "device": device.description,
+        "ii": schedule.ii,
         "strategy": f"{schedule.strategy} ({STRATEGIES[schedule.strategy]})",
         "interface": f"{schedule.interface} ({INTERFACES[schedule.interface]})",
-        "inputs": rows[:len(inputs)], "outputs": rows[len(inputs):],
+        "inputs": rows[: len(inputs)],
+        "outputs": rows[len(inputs) :],
         "layers": [(f.name, f.layer) for f in design.functions],
     }
     names = ("build_hls.tcl", "hls_config.cfg", "Makefile", "README.md")

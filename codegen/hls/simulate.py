@@ -50,11 +50,18 @@ def build(hls: Hls) -> Path:
     """The program that simulates the design, compiled once per content."""
     headers = find_ap_types()
     if headers is None:
-        raise CompileError("HLS simulation", "needs the ap_fixed headers, and there are none",
-                           "source the settings64.sh of Vitis, or pip install 'hwcompile[hls]'")
+        raise CompileError(
+            "HLS simulation",
+            "needs the ap_fixed headers, and there are none",
+            "source the settings64.sh of Vitis, or pip install 'hwcompile[hls]'",
+        )
     given, wanted = ports(hls.plan)
-    harness = render("harness.cpp", top=hls.top, inputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in given],
-                     outputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in wanted])
+    harness = render(
+        "harness.cpp",
+        top=hls.top,
+        inputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in given],
+        outputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in wanted],
+    )
     own = {path: text for path, text in hls.project.files.items() if path.startswith("firmware/")}
     project = Project({**own, "harness.cpp": harness})
     key = Project({**project.files, "flags": " ".join((process.find_compiler() or "", str(headers), *FLAGS))}).digest
@@ -77,6 +84,6 @@ def _unpacked(wanted: list[Port], raw: Int64) -> dict[str, Int64]:
     found: dict[str, Int64] = {}
     start = 0
     for name, _, _, t, shifts in wanted:
-        found[name] = (raw[:, start:start + t.size] >> shifts).reshape(-1, *t.shape)
+        found[name] = (raw[:, start : start + t.size] >> shifts).reshape(-1, *t.shape)
         start += t.size
     return found

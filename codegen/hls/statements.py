@@ -46,7 +46,7 @@ def loop_variables(shape: tuple[int, ...]) -> list[str]:
 
 def array_index(shape: tuple[int, ...], variables: list[str]) -> str:
     """Row-major index of an array of `shape`, whose axes belong to the last of the variables (broadcasting)."""
-    own = variables[len(variables) - len(shape):]
+    own = variables[len(variables) - len(shape) :]
     return strided([v if n > 1 else "" for n, v in zip(shape, own)], strides(shape))
 
 
@@ -61,7 +61,7 @@ def wrapped(target: str, expression: str, operator: str = "=") -> list[str]:
 
 def strides(shape: tuple[int, ...]) -> list[int]:
     """Elements from one index to the next, by axis."""
-    return [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def strided(variables: list[str], steps: list[int], offset: int = 0) -> str:
@@ -143,14 +143,19 @@ class Body:
         assert isinstance(node.op, Linear)
         x, out = node.operands[0], self.nodes[node.operands[0]].type.shape
         values = linear_table(self.plan, i)
-        table = self.tables.add(self.plan.tables[i], values,
-                                f"{node.name}, [outputs][inputs]: {self.plan.weight_grid(i)}", True)
+        table = self.tables.add(
+            self.plan.tables[i], values, f"{node.name}, [outputs][inputs]: {self.plan.weight_grid(i)}", True
+        )
         name, row = self._accumulator(i), self.variables[-1] or "0"
         index = array_index(out, [*self.variables[:-1], "k"])
         weight = f"from_raw<{self.plan.weight_types[i]}>({table}[{row}][{'k' if out[-1] > 1 else 0}])"
-        return [f"{self.plan.types[i]} {name} = 0;",
-                f"{self.plan.names[i]}_k: for (int k = 0; k < {out[-1]}; k++) {{", "#pragma HLS UNROLL",
-                *(INDENT + line for line in wrapped(name, f"{self.operand(x, index)} * {weight}", "+=")), "}"]
+        return [
+            f"{self.plan.types[i]} {name} = 0;",
+            f"{self.plan.names[i]}_k: for (int k = 0; k < {out[-1]}; k++) {{",
+            "#pragma HLS UNROLL",
+            *(INDENT + line for line in wrapped(name, f"{self.operand(x, index)} * {weight}", "+=")),
+            "}",
+        ]
 
     def _reduce(self, i: int, node: Node) -> list[str]:
         assert isinstance(node.op, ReduceSum | ReduceMax)
@@ -159,7 +164,8 @@ class Body:
         name = self._accumulator(i)
 
         def at(k: str) -> str:
-            return self.operand(x, array_index(shape, [*self.variables[:axis], k, *self.variables[axis + 1:]]))
+            return self.operand(x, array_index(shape, [*self.variables[:axis], k, *self.variables[axis + 1 :]]))
+
         if isinstance(node.op, ReduceSum):
             start, first, step = "0", 0, f"{name} += {at('k')};"
             kind = self.plan.types[i]
@@ -168,9 +174,13 @@ class Body:
             kind = self.plan.types[self.plan.storage[x]]
         if shape[axis] == first:
             return [f"{kind} {name} = {start};"]
-        return [f"{kind} {name} = {start};",
-                f"{self.plan.names[i]}_k: for (int k = {first}; k < {shape[axis]}; k++) {{", "#pragma HLS UNROLL",
-                f"{INDENT}{step}", "}"]
+        return [
+            f"{kind} {name} = {start};",
+            f"{self.plan.names[i]}_k: for (int k = {first}; k < {shape[axis]}; k++) {{",
+            "#pragma HLS UNROLL",
+            f"{INDENT}{step}",
+            "}",
+        ]
 
     def _expression(self, i: int, node: Node) -> str:
         op, kind = node.op, self.plan.types[i]
@@ -220,10 +230,14 @@ class Body:
         if isinstance(form, Cast):
             return f"{form.target.cpp(*form.modes)}({value})" if form.modes else value
         overflow = Overflow.SAT if node.op.overflow is Overflow.SAT_SYM else node.op.overflow  # lo says the rest
-        numbers = [self._parameter(i, name, values) for name, values in
-                   (("drop", form.drop), ("lo", form.lo), ("hi", form.hi), ("place", form.place))]
-        return (f"quantized<AP_{node.op.rounding.value}, AP_{overflow.value}, {self.plan.types[i]}, {form.width}>"
-                f"({value}, {', '.join(numbers)})")
+        numbers = [
+            self._parameter(i, name, values)
+            for name, values in (("drop", form.drop), ("lo", form.lo), ("hi", form.hi), ("place", form.place))
+        ]
+        return (
+            f"quantized<AP_{node.op.rounding.value}, AP_{overflow.value}, {self.plan.types[i]}, {form.width}>"
+            f"({value}, {', '.join(numbers)})"
+        )
 
     def _parameter(self, i: int, name: str, values: Int64) -> str:
         comment = f"{self.nodes[i].name}: {name}"

@@ -11,16 +11,25 @@ from .names import Names
 
 __all__ = ["Tables", "array_text", "literal", "storage"]
 
-_C_TYPES = (("signed char", 8, True), ("unsigned char", 8, False), ("short", 16, True), ("unsigned short", 16, False),
-            ("int", 32, True), ("long long", 64, True))
+_C_TYPES = (
+    ("signed char", 8, True),
+    ("unsigned char", 8, False),
+    ("short", 16, True),
+    ("unsigned short", 16, False),
+    ("int", 32, True),
+    ("long long", 64, True),
+)
 _LINE = 116
 
 
 def storage(values: Int64) -> str:
     """The narrowest C integer type for these values."""
     lo, hi = int(values.min()), int(values.max())
-    return next(name for name, bits, signed in _C_TYPES
-                if (-(1 << (bits - 1)) <= lo and hi < 1 << (bits - 1) if signed else lo >= 0 and hi < 1 << bits))
+    return next(
+        name
+        for name, bits, signed in _C_TYPES
+        if (-(1 << (bits - 1)) <= lo and hi < 1 << (bits - 1) if signed else lo >= 0 and hi < 1 << bits)
+    )
 
 
 def literal(n: int) -> str:
@@ -43,7 +52,7 @@ def array_text(name: str, values: Int64, comment: str) -> str:
 def _rows(values: list[int], suffix: str, indent: str) -> str:
     words = [f"{v}{suffix}" for v in values]
     per_line = max(1, (_LINE - len(indent)) // (max(map(len, words)) + 2))
-    lines = [", ".join(words[k:k + per_line]) for k in range(0, len(words), per_line)]
+    lines = [", ".join(words[k : k + per_line]) for k in range(0, len(words), per_line)]
     return indent + f",\n{indent}".join(lines)
 
 

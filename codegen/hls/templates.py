@@ -14,6 +14,7 @@ __all__ = ["render"]
 def render(template: str, /, **values: object) -> str:
     """The text of a template with its fields filled; an unknown field is an error."""
     text = resources.files(templates).joinpath(f"hls/{template}.j2").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                              keep_trailing_newline=True)
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     return environment.from_string(text).render(values)

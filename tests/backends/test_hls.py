@@ -132,13 +132,20 @@ def test_every_other_op_alone_with_random_types():
     nodes.append(b.add(Linear(np.array([[1, 0], [-1, 0]])), b.add(Constant(np.array([5, 5]), -3))))
     nodes.append(b.add(Reshape((2, 1)), b.add(Linear(np.array([[8, 0], [-8, 0]])), b.add(Input((2,), Fixed(0, 9, 0))))))
     lookup = b.add(Input((2, 2), Fixed(-3, 5, -1)))
-    nodes += [b.add(Lookup(rng.integers(-100, 100, 12), -4, -1, -3), lookup),
-              b.add(Lookup(rng.integers(-100, 100, (2, 2, 23)), -7, -2, 2), lookup)]
+    nodes += [
+        b.add(Lookup(rng.integers(-100, 100, 12), -4, -1, -3), lookup),
+        b.add(Lookup(rng.integers(-100, 100, (2, 2, 23)), -7, -2, 2), lookup),
+    ]
     y = x((2, 3, 4))
-    nodes += [b.add(Transpose((2, 0, 1)), y), b.add(Reshape((6, 4)), y), b.add(Gather(np.array([[23, 0], [5, 5]])), y),
-              b.add(Gather(np.arange(20, 3, -3)), y), b.add(Gather(np.array([7])), y),
-              b.add(Concat(1), y, x((2, 1, 4)), b.add(Constant(rng.integers(-9, 9, (2, 2, 4)), -7))),
-              b.add(Concat(0), x((1,)), x((1,)))]
+    nodes += [
+        b.add(Transpose((2, 0, 1)), y),
+        b.add(Reshape((6, 4)), y),
+        b.add(Gather(np.array([[23, 0], [5, 5]])), y),
+        b.add(Gather(np.arange(20, 3, -3)), y),
+        b.add(Gather(np.array([7])), y),
+        b.add(Concat(1), y, x((2, 1, 4)), b.add(Constant(rng.integers(-9, 9, (2, 2, 4)), -7))),
+        b.add(Concat(0), x((1,)), x((1,))),
+    ]
     exact(b.graph(Output(f"y{k}", i) for k, i in enumerate(nodes)))
 
 
@@ -217,11 +224,18 @@ def test_check_names_everything_it_refuses():
     e = b.add(Gather(np.zeros(0, np.int64)), x, name="empty")
     found = check(b.graph([Output("y", y), Output("z", z), Output("w", w), Output("e", e)]))
     starts = [line.partition(": ")[0] for line in found]
-    assert starts == ["scale (requantize)", "far (constant)", "apart (shift)", "empty (gather)", "z (output)",
-                      "w (output)"]
+    assert starts == [
+        "scale (requantize)",
+        "far (constant)",
+        "apart (shift)",
+        "empty (gather)",
+        "z (output)",
+        "w (output)",
+    ]
     constant = Builder("constant")
     assert check(constant.graph([Output("y", constant.add(Constant(np.array([1]))))])) == [
-        "constant (graph): without inputs it is constant, and needs no hardware"]
+        "constant (graph): without inputs it is constant, and needs no hardware"
+    ]
     with pytest.raises(CompileError, match=r"scale \(requantize\): .* \(and 5 more\)"):
         emit(b.graph([Output("y", y), Output("z", z), Output("w", w), Output("e", e)]), VU13P, 5.0)
 
@@ -253,6 +267,7 @@ def test_the_schedule_changes_pragmas_and_nothing_else():
 
     def code(hls):
         return [line for line in hls.project.files["firmware/net.cpp"].splitlines() if not line.startswith("#pragma")]
+
     assert code(plain) == code(other)
 
 
@@ -291,8 +306,18 @@ def test_tcl_script_runs_its_steps_in_order(tmp_path):
     code = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
     assert code.count("{") == code.count("}")
     assert code.count("[") == code.count("]")
-    commands = ("open_project", "set_top", "add_files", "open_solution", "set_part", "create_clock", "csim_design",
-                "csynth_design", "cosim_design", "export_design")
+    commands = (
+        "open_project",
+        "set_top",
+        "add_files",
+        "open_solution",
+        "set_part",
+        "create_clock",
+        "csim_design",
+        "csynth_design",
+        "cosim_design",
+        "export_design",
+    )
     for command in commands:
         assert f"{command} " in code or f"{command}\n" in code
     if process.find_tool("tclsh") is None:
@@ -301,11 +326,19 @@ def test_tcl_script_runs_its_steps_in_order(tmp_path):
     (tmp_path / "run.tcl").write_text(stubs + script)
     done = process.run(["tclsh", "run.tcl", "csim=0 export=1"], where="tclsh", cwd=tmp_path)
     assert done.output.split("\n") == [
-        "open_project -reset net_prj", "set_top net", "add_files firmware/net.cpp -cflags -std=c++11",
-        "add_files -tb tb/net_tb.cpp -cflags -std=c++11", "add_files -tb tb/tb_input.dat",
+        "open_project -reset net_prj",
+        "set_top net",
+        "add_files firmware/net.cpp -cflags -std=c++11",
+        "add_files -tb tb/net_tb.cpp -cflags -std=c++11",
+        "add_files -tb tb/tb_input.dat",
         "add_files -tb tb/tb_output.dat",
-        "open_solution -reset -flow_target vivado solution1", "set_part xcvu13p-flga2577-2-e",
-        "create_clock -period 5 -name default", "csynth_design", "export_design -format ip_catalog", ""]
+        "open_solution -reset -flow_target vivado solution1",
+        "set_part xcvu13p-flga2577-2-e",
+        "create_clock -period 5 -name default",
+        "csynth_design",
+        "export_design -format ip_catalog",
+        "",
+    ]
 
 
 def test_config_of_the_unified_flow_is_ini():

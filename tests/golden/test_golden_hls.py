@@ -26,5 +26,4 @@ def tiny():
 
 def test_hls_tiny(golden):
     files = emit(tiny(), load_target("vu13p"), 5.0).project.files
-    golden("hls_tiny", {path: text for path, text in files.items()
-                        if not path.endswith((".dat", "fixed_point.h"))})
+    golden("hls_tiny", {path: text for path, text in files.items() if not path.endswith((".dat", "fixed_point.h"))})
