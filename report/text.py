@@ -102,7 +102,7 @@ def _share(report: Report, synthesised: bool) -> list[str]:
 def _notes(report: Report) -> Sequence[str]:
     """What the kinds of numbers are, and why some are missing."""
     kinds = ["est.: cost model"] * any(x is not None for x in (report.estimate, *(y.estimate for y in report.layers)))
-    kinds += [f"syn.: {_plain(report.synthesis_tool)}; its total is the whole design"] * _synthesised(report)
+    kinds += [f"syn.: {_plain(report.synthesis_tool)}; its total adds the layers and the port registers"] * _synthesised(report)
     lines = [f"[dim]{', '.join(kinds)}[/dim]"] if kinds else []
     missing = [(layer.name, layer.note) for layer in report.layers if layer.note]
     missing += [("the whole design", report.synthesis_note)] if report.synthesis_note else []
