@@ -170,7 +170,7 @@ class _Task:
                 if s.weights and isinstance(op, Dense):
                     op = _quantized_weights(op, widths[s])
                 if s.weights and isinstance(op, Scale):
-                    op = Scale(_significant(op.factor, widths[s]))
+                    op = Scale(_significant(op.number, widths[s]))
             index = builder.add(op, *(new[j] for j in node.operands), name=node.name)
             for s in sites:
                 if not s.weights:
@@ -205,7 +205,7 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
             open_value(node.operands[0])
             if op.ints is None and exact_weight_bits(op) is None:
                 found[_Site(i, weights=True)] = None
-        elif isinstance(op, Scale) and not _power_of_two(op.factor) and not _ends_quantized(model, users, i):
+        elif isinstance(op, Scale) and not _power_of_two(op.number) and not _ends_quantized(model, users, i):
             found[_Site(i, weights=True)] = None
         elif isinstance(op, Function | Softmax | Mul | Concat):
             for j in node.operands:
@@ -266,7 +266,7 @@ def fold_scales(model: RealModel) -> RealModel:
         if not isinstance(node.op, Scale):
             continue
         chain = _dense_chain(nodes, node.operands[0])
-        factor = np.asarray(node.op.factor)
+        factor = np.asarray(node.op.number)
         per_column = factor.size in (1, node.shape[-1]) and all(n == 1 for n in factor.shape[:-1])
         if not chain or not per_column or any(readers[k] != 1 or k in results for k in chain):
             continue

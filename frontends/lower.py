@@ -19,7 +19,7 @@ from ..ir.rounding import Overflow, Rounding
 from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
 from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
-from .real import FUNCTIONS, Float, Quant, RealModel, RealNode
+from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
 __all__ = ["exact_weight_bits", "lower"]
@@ -196,7 +196,15 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
         int(np.max(to.hi)),
         rounding,
     )
-    table = real.quantized(target, FUNCTIONS[x.function.function](argument)).astype(np.int64)
+    results = x.function(argument)
+    if not np.isfinite(results).all():
+        bad = argument.reshape(-1)[np.argmin(np.isfinite(results).reshape(-1))]
+        raise CompileError(
+            node.name,
+            f"{x.function.function} is not defined for {bad:g}, which its operand can reach",
+            "clip its operand",
+        )
+    table = real.quantized(target, results).astype(np.int64)
     return builder.add(Lookup(table, first, step, to.exp), x.node, name=node.name)
 
 
@@ -274,6 +282,8 @@ def exact_weight_bits(op: real.Dense) -> np.ndarray | None:
 def _scale(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     assert isinstance(node.op, real.Scale)
     factor = as_rational(node.op.factor)
+    if node.op.divide:
+        factor = as_rational(Fraction(1) / np.asarray(factor, object))
     x = operands[0]
     if x.function is not None or not (x.simple or (isinstance(factor, Fraction) and factor > 0)):
         x = settle(builder, x, node.name)
@@ -363,9 +373,65 @@ def _layout(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
             builder.add(ops.Transpose(op.axes), x.node, name=node.name), lambda a: a.transpose(op.axes), shape
         )
     assert isinstance(op, real.Gather)
+    if (op.indices < 0).any():
+        return _padded(builder, node, op, x)
     return x.arranged(
         builder.add(ops.Gather(op.indices), x.node, name=node.name), lambda a: a.reshape(-1)[op.indices], shape
     )
+
+
+def _padded(builder: Builder, node: RealNode, op: real.Gather, x: Lazy) -> Lazy:
+    """A gather in which the index -1 stands for zero: the number 0 is appended to the elements."""
+    x = settle(builder, x, node.name)
+    if not is_zero(x.affine.offset):  # the integer 0 is not the number 0
+        x = Lazy(materialise(builder, x, node.name))
+    size = builder.type(x.node).size
+    flat = builder.add(ops.Reshape((size,)), x.node, name=f"{node.name}.flat")
+    zero = builder.add(ops.Constant(np.zeros(1, np.int64)), name=f"{node.name}.zero")
+    joined = builder.add(ops.Concat(0), flat, zero, name=f"{node.name}.padded")
+    index = np.where(op.indices < 0, size, op.indices)
+    gathered = builder.add(ops.Gather(index), joined, name=node.name)
+    scale = x.affine.scale
+    if isinstance(scale, Fraction):
+        return Lazy(gathered, x.pieces)
+    full = np.broadcast_to(scale, builder.type(x.node).shape).reshape(-1)
+    spread = np.concatenate([full, np.array([Fraction(1)], object)])
+    return Lazy(gathered, (Affine(as_rational(spread[index])),))
+
+
+def _reduce(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """A sum or maximum; one scale for all elements stays pending."""
+    op = node.op
+    assert isinstance(op, real.Reduce)
+    x = settle(builder, operands[0], node.name)
+    scale, offset = x.affine.scale, x.affine.offset
+    uniform = isinstance(scale, Fraction) and isinstance(offset, Fraction)
+    if not uniform or (op.kind == "max" and not (isinstance(scale, Fraction) and scale > 0)):
+        x = Lazy(materialise(builder, x, node.name))
+        scale, offset = Fraction(1), Fraction(0)
+    reduced = ops.ReduceMax(op.axis) if op.kind == "max" else ops.ReduceSum(op.axis)
+    count = Fraction(1 if op.kind == "max" else builder.type(x.node).shape[op.axis])
+    return Lazy(builder.add(reduced, x.node, name=node.name), (Affine(scale, times(offset, count)),))
+
+
+def _constant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    assert isinstance(node.op, real.Constant)
+    made = constant(builder, as_rational(node.op.values), node.name)
+    if made is None:
+        raise CompileError(node.name, "its values need more than 62 bits", "use fewer digits")
+    if builder.type(made).shape != node.shape:
+        made = builder.add(ops.Gather(np.zeros(node.shape, np.int64)), made, name=f"{node.name}.spread")
+    return Lazy(made)
+
+
+def _extreme(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """max or min of two data values; a common positive scale stays pending."""
+    x, y = (settle(builder, v, node.name) for v in operands)
+    op = ops.Maximum() if isinstance(node.op, real.Maximum) else ops.Minimum()
+    a, b = x.affine, y.affine
+    if isinstance(a.scale, Fraction) and a.scale > 0 and a == b:
+        return Lazy(builder.add(op, x.node, y.node, name=node.name), (a,))
+    return Lazy(builder.add(op, materialise(builder, x, node.name), materialise(builder, y, node.name), name=node.name))
 
 
 def _concat(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
@@ -424,5 +490,9 @@ _RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
     real.Transpose: _layout,
     real.Gather: _layout,
     real.Concat: _concat,
+    real.Reduce: _reduce,
+    real.Constant: _constant,
+    real.Maximum: _extreme,
+    real.Minimum: _extreme,
 }
 """How each real op is lowered."""

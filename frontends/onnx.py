@@ -14,6 +14,7 @@ from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import constant_tensors, input_shape, load_model
 from .onnx_layout import LAYOUT
 from .onnx_quantizers import QUANTIZERS
+from .onnx_windows import WINDOWS
 from .real import (
     Add,
     Clip,
@@ -152,8 +153,7 @@ def _divide(c: Context) -> Value:
         raise c.error("the divisor must not be zero")
     if isinstance(a, Const):
         return Const(a.values / divisor)
-    inverse = 1 / c.event(divisor.astype(np.float64), len(c.shape(a)))
-    return c.add(Scale(inverse), a.index)
+    return c.add(Scale(c.event(divisor.astype(np.float64), len(c.shape(a))), divide=True), a.index)
 
 
 def _weights(c: Context, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64] | None, NDArray[np.float64] | None]:
@@ -278,6 +278,7 @@ OPERATORS: dict[str, Callable[[Context], Value]] = {
     "Tanh": lambda c: c.add(Function("tanh"), c.data(0)),
     "Softmax": _softmax,
     **LAYOUT,
+    **WINDOWS,
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""

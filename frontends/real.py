@@ -24,12 +24,15 @@ __all__ = [
     "Bipolar",
     "Clip",
     "Concat",
+    "Constant",
     "Dense",
     "Float",
     "Function",
     "Gather",
     "Input",
     "Leaky",
+    "Maximum",
+    "Minimum",
     "Mul",
     "Offset",
     "Quant",
@@ -37,12 +40,14 @@ __all__ = [
     "RealModel",
     "RealNode",
     "RealOp",
+    "Reduce",
     "Reshape",
     "Scale",
     "Softmax",
     "Sub",
     "Transpose",
     "evaluate_real",
+    "quantized",
 ]
 
 Float: TypeAlias = NDArray[np.float64]
@@ -88,9 +93,15 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """x * factor with a constant that broadcasts."""
+    """x * factor with a constant that broadcasts; x / factor, exactly, if `divide`."""
 
     factor: Float
+    divide: bool = False
+
+    @property
+    def number(self) -> Float:
+        """What x is multiplied by, in float64."""
+        return 1 / self.factor if self.divide else self.factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,9 +128,16 @@ class Leaky:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A function of one variable, one of `FUNCTIONS`."""
+    """A function of one variable, one of `FUNCTIONS`, with its parameters if it has any."""
 
     function: str
+    parameters: tuple[float, ...] = ()
+
+    def __call__(self, x: Float) -> Float:
+        with np.errstate(
+            all="ignore"
+        ):  # a table over a domain that the function does not have is refused by its values
+            return FUNCTIONS[self.function](np.asarray(x, np.float64), *self.parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +178,34 @@ class Transpose:
 
 @dataclass(frozen=True, eq=False)
 class Gather:
-    """result.flat = x.flat[indices.flat]."""
+    """result.flat = x.flat[indices.flat]; an index of -1 stands for the number 0 (padding)."""
 
     indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce:
+    """The sum or maximum (`kind`: "sum", "max") along `axis`, which stays with length 1."""
+
+    kind: str
+    axis: int
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """The same values in every event."""
+
+    values: Float
+
+
+@dataclass(frozen=True, eq=False)
+class Maximum:
+    """max(x, y)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """min(x, y)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,13 +233,34 @@ RealOp: TypeAlias = (
     | Transpose
     | Gather
     | Concat
+    | Reduce
+    | Constant
+    | Maximum
+    | Minimum
 )
 
-FUNCTIONS: dict[str, Callable[[Float], Float]] = {
+FUNCTIONS: dict[str, Callable[..., Float]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
     "tanh": np.tanh,
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "reciprocal": np.reciprocal,
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "gelu": lambda x: x * 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + np.exp(-np.clip(x, -700, 700))),
+    "softplus": lambda x: np.logaddexp(0, x),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "elu": lambda x, alpha=1.0: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
+    "selu": lambda x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: (
+        gamma * np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x)
+    ),
+    "celu": lambda x, alpha=1.0: np.maximum(x, 0) + np.minimum(0, alpha * np.expm1(np.minimum(x, 0) / alpha)),
 }
-"""Functions of one variable, evaluated in float64 when a table is made and never again."""
+"""Functions of one variable, evaluated in float64 when a table is made and never again; NaN or Inf: not defined there."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +328,10 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         return op.shape
     if isinstance(op, Gather):
         return op.indices.shape
+    if isinstance(op, Constant):
+        return op.values.shape
+    if isinstance(op, Reduce):
+        return tuple(1 if k == op.axis else n for k, n in enumerate(shapes[0]))
     parts = [np.broadcast_to(np.zeros((), np.float64), s) for s in shapes]
     if isinstance(op, Transpose):
         return parts[0].transpose(op.axes).shape
@@ -295,22 +363,27 @@ def _align(args: Sequence[Float]) -> list[Float]:
     return [a.reshape((a.shape[0],) + (1,) * (rank - a.ndim) + a.shape[1:]) for a in args]
 
 
+_REDUCE: dict[str, Callable[..., Float]] = {"sum": np.sum, "max": np.max}
+
 _EVALUATE: dict[type, Callable[..., Float]] = {
     Quant: lambda op, x: (quantized(op, x) - op.zero) * op.scale,
     Bipolar: lambda op, x: np.where(x >= 0, op.scale, -op.scale),
     Dense: lambda op, x: x @ op.weights,
-    Scale: lambda op, x: x * op.factor,
+    Scale: lambda op, x: x / op.factor if op.divide else x * op.factor,
     Offset: lambda op, x: x + op.offset,
     Clip: lambda op, x: np.clip(x, op.lo, op.hi),
     Leaky: lambda op, x: np.where(x >= 0, x, x * op.slope),
-    Function: lambda op, x: FUNCTIONS[op.function](x),
+    Function: lambda op, x: op(x),
     Softmax: _softmax,
     Add: lambda op, *xs: np.add(*_align(xs)),
     Sub: lambda op, *xs: np.subtract(*_align(xs)),
     Mul: lambda op, *xs: np.multiply(*_align(xs)),
     Reshape: lambda op, x: x.reshape((x.shape[0], *op.shape)),
     Transpose: lambda op, x: x.transpose((0, *(a + 1 for a in op.axes))),
-    Gather: lambda op, x: x.reshape(x.shape[0], -1)[:, op.indices],
+    Gather: lambda op, x: np.where(op.indices < 0, 0.0, x.reshape(x.shape[0], -1)[:, op.indices]),
+    Reduce: lambda op, x: _REDUCE[op.kind](x, axis=op.axis + 1, keepdims=True),
+    Maximum: lambda op, *xs: np.maximum(*_align(xs)),
+    Minimum: lambda op, *xs: np.minimum(*_align(xs)),
     Concat: lambda op, *xs: np.concatenate(xs, axis=op.axis + 1),
 }
 
@@ -329,6 +402,9 @@ def evaluate_real(model: RealModel, inputs: Mapping[str, Any]) -> list[Float]:
                 wanted = ", ".join(["events", *map(str, node.op.shape)])
                 raise CompileError(f"input {node.name}", f"data must have shape [{wanted}], not {list(x.shape)}")
             values.append(x)
+        elif isinstance(node.op, Constant):
+            events = len(next(iter(inputs.values())))
+            values.append(np.broadcast_to(node.op.values, (events, *node.op.values.shape)))
         else:
             values.append(_EVALUATE[type(node.op)](node.op, *(values[i] for i in node.operands)))
     return values

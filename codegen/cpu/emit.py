@@ -101,14 +101,29 @@ def _header(graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class _Format:
-    """How a value is stored for a reader: plain lanes, or groups of a dense kernel."""
+    """How a value is stored for a reader: plain lanes, or groups of a dense kernel.
+
+    `row`: values of each leading position where they do not fill whole groups (each position then starts a new one), or 0.
+    """
 
     kind: str  # "lanes", "u8" or "s16"
     offset: int = 0
+    row: int = 0
 
     @property
     def suffix(self) -> str:
-        return "" if self.kind == "lanes" else f"_{self.kind}" + (f"_{self.offset}" if self.offset else "")
+        parts = (self.kind, str(self.offset) if self.offset else "", f"rows{self.row}" if self.row else "")
+        return "" if self.kind == "lanes" else "".join(f"_{p}" for p in parts if p)
+
+    def words(self, size: int) -> int:
+        """Lane words that `size` values take."""
+        if self.kind == "lanes":
+            return size
+        return size // self.row * self.words_per_row if self.row else -(-size // GROUP[self.kind])
+
+    @property
+    def words_per_row(self) -> int:
+        return -(-self.row // GROUP[self.kind])
 
 
 _LANES = _Format("lanes")
@@ -239,9 +254,9 @@ class _Writer:
         t = self.nodes[j].type
         positions, n_in = math.prod(t.shape[:-1]), t.shape[-1]
         group = GROUP[tables.format]
-        if group == 1 or (positions > 1 and n_in % group):
+        if group == 1:
             return _LANES
-        return _Format(tables.format, tables.offset)
+        return _Format(tables.format, tables.offset, n_in if positions > 1 and n_in % group else 0)
 
     # ---- text ---------------------------------------------------------------------------------------------------------------
 
@@ -303,9 +318,8 @@ class _Writer:
         forms = self.formats.get(i, [])
         lo, hi, _ = node.type.flat()
         for form in forms:
-            n = node.type.size if form is _LANES or form == _LANES else -(-node.type.size // GROUP[form.kind])
             kind = lane(lo, hi) if form == _LANES else "vec"
-            self.buffers.append(f"{kind} {self.buffer(i, form)}[{max(n, 1)}];")
+            self.buffers.append(f"{kind} {self.buffer(i, form)}[{max(form.words(node.type.size), 1)}];")
         if not forms:
             return
         operands = " ".join(f"{self.nodes[j].name}" for j in node.operands)
@@ -324,13 +338,14 @@ class _Writer:
         else:
             self._reduce(i, node, forms)
 
-    def _put(self, i: int, forms: list[_Format], at: str = "") -> tuple[str, str]:
-        """(C++ type, value) that stores results in every wanted format; `at` is a row offset into them."""
+    def _put(self, i: int, forms: list[_Format], position: str = "", row: int = 0) -> tuple[str, str]:
+        """(C++ type, value) that stores results in every wanted format, for the leading `position` of `row` values each."""
         lo, hi, _ = self.nodes[i].type.flat()
         names: list[tuple[str, str]] = []
         for form in forms:
             kind = {"lanes": f"PutLanes<{lane(lo, hi)}>", "u8": f"PutU8<{form.offset}>", "s16": "PutS16"}[form.kind]
-            offset = f" + ({at}) / {GROUP[form.kind] if form.kind != 'lanes' else 1}" if at else ""
+            words = form.words_per_row if form.row else form.words(row)
+            offset = f" + {position} * {words}" if position else ""
             names.append((kind, f"{kind}{{b.{self.buffer(i, form)}{offset}}}"))
         kind, text = names[0]
         for other, value in names[1:]:
@@ -339,6 +354,16 @@ class _Writer:
 
     def _elements(self, i: int, body: str, forms: list[_Format]) -> None:
         """y(i) by the C++ statements `body` for every element i."""
+        size = self.nodes[i].type.size
+        for form in (f for f in forms if f.row):
+            kind, put = self._put(i, [form], "p", form.row)
+            self.steps.append(
+                f"for (int p = 0; p < {size // form.row}; p++) {{\n    const {kind} put[] = {self._blocks(put)};\n"
+                f"    elements<{form.row}>([&](int u, int o) {{ const int i = p * {form.row} + o; {_OPEN} {body} }}, put);\n}}"
+            )
+        forms = [f for f in forms if not f.row]
+        if not forms:
+            return
         kind, put = self._put(i, forms)
         self.steps.append(
             f"{{\n    const {kind} put[] = {self._blocks(put)};\n    elements<{self.nodes[i].type.size}>"
@@ -357,6 +382,7 @@ class _Writer:
                 if (form.kind, kind) == ("s16", "int16_t")
                 else None
             )
+            direct = None if form.row else direct
             if direct is not None:
                 self._each_block(f"load_groups<{n}>({pointer}, left, {direct}, b.{self.buffer(i, form)});")
             else:
@@ -375,7 +401,7 @@ class _Writer:
         at = self.owner[i]
         linear, tables = self.nodes[at], self.dense[at]
         n_out, positions = linear.type.shape[-1], math.prod(linear.type.shape[:-1])
-        separate = positions > 1 and any(f != _LANES and n_out % 4 for f in forms)
+        separate = positions > 1 and any(f != _LANES and (f.row != n_out if f.row else n_out % 4) for f in forms)
         if separate and _LANES not in forms:
             lo, hi, _ = node.type.flat()
             self.buffers.append(f"{lane(lo, hi)} {self.buffer(i, _LANES)}[{node.type.size}];")
@@ -396,15 +422,13 @@ class _Writer:
         linear = self.nodes[at]
         name, operand, n_out = linear.name.replace(".", "_"), linear.operands[0], linear.type.shape[-1]
         form, kernel, words, bias = self._operand_format(at, operand), tables.format, packed(tables), tables.bias
-        if form == _LANES and GROUP[kernel] > 1:  # rows of a length that does not group: one value per lane
-            kernel, words, bias = "i32", tables.weights, tables.bias + tables.offset * tables.weights.sum(axis=1)
         scalar, acc = ("int64_t", "wide") if kernel == "i64" else ("int32_t", "vec")
         w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
         e = self.expression(i, {at: self._sums(at, acc)}, _saturation(forms))
         x = f"b.{self.buffer(operand, form)}"
         if kernel == "i64" and self._stored_lane(operand) == "vec":
             x = self._widened(operand)
-        kind, put = self._put(i, forms, f"{position} * {n_out}" if position else "")
+        kind, put = self._put(i, forms, position, n_out)
         at_row = f"const int i = {position} * {n_out} + o;" if position else "const int i = o;"
         operands = self._blocks(f"{x} + {position} * {words.shape[1]}" if position else x)
         self.steps.append(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..errors import CompileError
 from ..graph import Graph, verify
+from .layout import merge_layout, sink_transposes
 from .narrow import drop_unseen_bits, zero_unused_elements
 from .realise import realise_requantize
 from .simplify import fold_affine, fold_constants, merge_equal, narrow_ranges, remove_dead
@@ -17,6 +18,8 @@ Pass = Callable[[Graph], Graph]
 PASSES: dict[str, Pass] = {
     "fold-constants": fold_constants,
     "fold-affine": fold_affine,
+    "sink-transposes": sink_transposes,
+    "merge-layout": merge_layout,
     "narrow-ranges": narrow_ranges,
     "drop-unseen-bits": drop_unseen_bits,
     "zero-unused-elements": zero_unused_elements,
@@ -31,6 +34,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold-constants",
         "fold-affine",
         "fold-constants",
+        "sink-transposes",
+        "merge-layout",
         "narrow-ranges",
         "remove-dead",
         "zero-unused-elements",

@@ -82,6 +82,8 @@ class Net:
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def standard(model: onnx.ModelProto, x):
-    """The outputs of the standard's reference implementation."""
-    return ReferenceEvaluator(model, new_ops=[Quant, BipolarQuant, Trunc]).run(None, {"x": x.astype(np.float32)})
+def standard(model: onnx.ModelProto, x, *replaced):
+    """The outputs of the standard's reference implementation, with some operators `replaced`."""
+    return ReferenceEvaluator(model, new_ops=[Quant, BipolarQuant, Trunc, *replaced]).run(
+        None, {"x": x.astype(np.float32)}
+    )

@@ -35,29 +35,79 @@ def engine(name, vectors, mismatches=0, note="", first=""):
 
 
 def make_layer(name, k=0, **changes):
-    values = LayerReport(name, "linear add quantize", "16", "64", 902, 902, 6, 14, 8, {"7": 1 + k, "8": 63}, 795 + k,
-                         Resources(7885.5 + k, 4332, 0, 0.5), Resources(7080 + k, 4145, 0, 0.5, 1651))
+    values = LayerReport(
+        name,
+        "linear add quantize",
+        "16",
+        "64",
+        902,
+        902,
+        6,
+        14,
+        8,
+        {"7": 1 + k, "8": 63},
+        795 + k,
+        Resources(7885.5 + k, 4332, 0, 0.5),
+        Resources(7080 + k, 4145, 0, 0.5, 1651),
+    )
     return dataclasses.replace(values, **changes)
 
 
 def make_report(names=("dense", "out"), **changes):
     graph = [NodeReport("x", "input", (), "16", "ap_fixed<8,4>")]
     for name in names:
-        graph += [NodeReport(f"{name}.bias", "constant", (), "64", "ap_fixed<8,4>", name),
-                  NodeReport(name, "linear", (graph[-1].name,), "64", "ap_fixed<14,8>", name)]
+        graph += [
+            NodeReport(f"{name}.bias", "constant", (), "64", "ap_fixed<8,4>", name),
+            NodeReport(name, "linear", (graph[-1].name,), "64", "ap_fixed<14,8>", name),
+        ]
         graph.append(NodeReport(f"{name}.sum", "add", (name, f"{name}.bias"), "64", "ap_fixed<14,8>", name))
     values = Report(
-        "toy", "0.1.0", "vu9p", "xcvu9p-flga2104-2L-e", Resources(1182240, 2364480, 6840, 2160), Timing(2.5, 14, 1, 372.36),
-        tuple(make_layer(name, k) for k, name in enumerate(names)), Resources(33866.5, 17420, 0, 1.5),
-        Resources(32468, 16731, 0, 1.5, 7000), "Yosys 0.70",
-        ({"kind": "input", "name": "x", "shape": [16], "type": "ap_fixed<8,4>", "uniform": True, "bits": 128, "scaled": False},
-         {"kind": "output", "name": "y", "shape": [], "type": "ap_fixed<38,6>", "uniform": False, "bits": 38, "scaled": True}),
-        (engine("reference", 5037, note="the law"), engine("rtl", 5037), engine("hls", 0, note="not run, no ap_types headers"),
-         engine("proof", 4, note="4 matrices proved equal to their 2,900 adders")),
+        "toy",
+        "0.1.0",
+        "vu9p",
+        "xcvu9p-flga2104-2L-e",
+        Resources(1182240, 2364480, 6840, 2160),
+        Timing(2.5, 14, 1, 372.36),
+        tuple(make_layer(name, k) for k, name in enumerate(names)),
+        Resources(33866.5, 17420, 0, 1.5),
+        Resources(32468, 16731, 0, 1.5, 7000),
+        "Yosys 0.70",
+        (
+            {
+                "kind": "input",
+                "name": "x",
+                "shape": [16],
+                "type": "ap_fixed<8,4>",
+                "uniform": True,
+                "bits": 128,
+                "scaled": False,
+            },
+            {
+                "kind": "output",
+                "name": "y",
+                "shape": [],
+                "type": "ap_fixed<38,6>",
+                "uniform": False,
+                "bits": 38,
+                "scaled": True,
+            },
+        ),
+        (
+            engine("reference", 5037, note="the law"),
+            engine("rtl", 5037),
+            engine("hls", 0, note="not run, no ap_types headers"),
+            engine("proof", 4, note="4 matrices proved equal to their 2,900 adders"),
+        ),
         {"maximum": 0.5, "rms": 0.01, "relative_rms": 0.002, "argmax_agreement": 0.99, "events": 4000},
-        {"bits": {"dense": 7, "out": 6}, "tolerance": 0.01,
-         "deviation": {"maximum": 0.5, "rms": 0.01, "relative_rms": 0.002, "argmax_agreement": 0.99, "events": 4000}},
-        {"compiled": 0.7335, "model": 0.7342, "events": 4000}, tuple(graph), (("load", 0.04), ("synthesize", 65.2)))
+        {
+            "bits": {"dense": 7, "out": 6},
+            "tolerance": 0.01,
+            "deviation": {"maximum": 0.5, "rms": 0.01, "relative_rms": 0.002, "argmax_agreement": 0.99, "events": 4000},
+        },
+        {"compiled": 0.7335, "model": 0.7342, "events": 4000},
+        tuple(graph),
+        (("load", 0.04), ("synthesize", 65.2)),
+    )
     return dataclasses.replace(values, **changes)
 
 
@@ -70,32 +120,56 @@ def without_numbers():
     """What JSON makes of a report whose numbers do not exist."""
     bad = {"maximum": nan, "rms": float("inf"), "relative_rms": nan, "argmax_agreement": nan, "events": 0}
     report = make_report(
-        deviation=bad, calibration={"bits": {}, "tolerance": None, "deviation": bad}, timing=Timing(2.5, 0, 1, nan),
-        accuracy={"compiled": 0.5, "model": nan, "events": 10}, estimate=Resources(nan, 0, 0, 0),
-        verification=({**engine("cpu", 5), "seconds": nan},))
+        deviation=bad,
+        calibration={"bits": {}, "tolerance": None, "deviation": bad},
+        timing=Timing(2.5, 0, 1, nan),
+        accuracy={"compiled": 0.5, "model": nan, "events": 10},
+        estimate=Resources(nan, 0, 0, 0),
+        verification=({**engine("cpu", 5), "seconds": nan},),
+    )
     return report
 
 
 def hostile():
-    report = make_report((HOSTILE, "b" * 400, "<i>", "a\"'`&lt;"), name=HOSTILE, target=HOSTILE, part=HOSTILE, synthesis=None,
-                         synthesis_note=HOSTILE, synthesis_tool=HOSTILE, verification=(engine(HOSTILE, 9, 3, HOSTILE, HOSTILE),))
+    report = make_report(
+        (HOSTILE, "b" * 400, "<i>", "a\"'`&lt;"),
+        name=HOSTILE,
+        target=HOSTILE,
+        part=HOSTILE,
+        synthesis=None,
+        synthesis_note=HOSTILE,
+        synthesis_tool=HOSTILE,
+        verification=(engine(HOSTILE, 9, 3, HOSTILE, HOSTILE),),
+    )
     ports = tuple({**p, "name": HOSTILE, "type": HOSTILE} for p in report.ports)
-    layers = tuple(dataclasses.replace(x, synthesis=None, note=HOSTILE, inputs=HOSTILE, ops=HOSTILE) for x in report.layers)
-    return dataclasses.replace(report, ports=ports, layers=layers, calibration={**report.calibration, "bits": {HOSTILE: 3}})
+    layers = tuple(
+        dataclasses.replace(x, synthesis=None, note=HOSTILE, inputs=HOSTILE, ops=HOSTILE) for x in report.layers
+    )
+    return dataclasses.replace(
+        report, ports=ports, layers=layers, calibration={**report.calibration, "bits": {HOSTILE: 3}}
+    )
 
 
 def estimate_only():
-    report = make_report(synthesis=None, synthesis_tool="", deviation=None, calibration=None, accuracy=None, verification=())
+    report = make_report(
+        synthesis=None, synthesis_tool="", deviation=None, calibration=None, accuracy=None, verification=()
+    )
     return dataclasses.replace(report, layers=tuple(dataclasses.replace(x, synthesis=None) for x in report.layers))
 
 
 REPORTS = {
-    "full": make_report, "minimal": minimal, "hostile": hostile, "estimate_only": estimate_only, "without_numbers": without_numbers,
+    "full": make_report,
+    "minimal": minimal,
+    "hostile": hostile,
+    "estimate_only": estimate_only,
+    "without_numbers": without_numbers,
     "many": lambda: make_report([f"layer_{k}" for k in range(100)]),
     "without_numbers_read_back": lambda: from_json(without_numbers().as_json()),
     "half_a_surrogate": lambda: make_report(("a\ud800b",)),
     "uses_what_is_not_there": lambda: make_report(device=Resources(100, 0, 0, 0)),
-    "no_weights": lambda: dataclasses.replace(make_report(), layers=(make_layer("max", weights=0, width_histogram={}),)),
+    "no_weights": lambda: dataclasses.replace(
+        make_report(), layers=(make_layer("max", weights=0, width_histogram={}),)
+    ),
 }
 
 
@@ -154,7 +228,9 @@ def test_json_of_any_report_reads_back_the_same(report):
     json.loads(text, parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"name": 1}', make_report().as_json().replace('"target"', '"targets"')])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"name": 1}', make_report().as_json().replace('"target"', '"targets"')]
+)
 def test_other_json_is_refused(text):
     with pytest.raises(hc.CompileError, match="not a report that this version wrote"):
         from_json(text)
@@ -236,14 +312,25 @@ def test_page_warns_of_a_slow_clock_and_a_small_device():
 
 
 def chain(count, layer=lambda k: "", extra=lambda k: ()):
-    return tuple(NodeReport(f"n{k}", "add", (*((f"n{k - 1}",) if k else ()), *extra(k)), "4", "ap_fixed<8,4>", layer(k))
-                 for k in range(count))
+    return tuple(
+        NodeReport(f"n{k}", "add", (*((f"n{k - 1}",) if k else ()), *extra(k)), "4", "ap_fixed<8,4>", layer(k))
+        for k in range(count)
+    )
 
 
-@pytest.mark.parametrize("graph", [
-    (), chain(1), chain(30), chain(150, extra=lambda k: ("n0", f"n{k // 2}", "unknown")),
-    (*(NodeReport(f"i{k}", "input", ()) for k in range(20)), NodeReport("c", "concat", tuple(f"i{k}" for k in range(20)))),
-])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        (),
+        chain(1),
+        chain(30),
+        chain(150, extra=lambda k: ("n0", f"n{k // 2}", "unknown")),
+        (
+            *(NodeReport(f"i{k}", "input", ()) for k in range(20)),
+            NodeReport("c", "concat", tuple(f"i{k}" for k in range(20))),
+        ),
+    ],
+)
 def test_boxes_do_not_overlap_and_edges_go_down(graph):
     boxes, _ = drawn_boxes(make_report(graph=graph))
     drawing = draw(boxes)

@@ -1,0 +1,133 @@
+"""Layout ops moved behind the arithmetic they are in the way of, and merged; they move values and change none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph import Builder, Graph, Node, rewrite
+from ..ops import (
+    Add,
+    Constant,
+    Gather,
+    Lookup,
+    Maximum,
+    Minimum,
+    Mul,
+    Neg,
+    Op,
+    Quantize,
+    Requantize,
+    Reshape,
+    Shift,
+    Sub,
+    Transpose,
+)
+from ..rational import Rational, as_rational
+from ..types import Fixed, Int64
+
+__all__ = ["merge_layout", "sink_transposes"]
+
+_UNARY = (Neg, Shift, Quantize, Requantize, Lookup)
+_BINARY = (Add, Sub, Mul, Maximum, Minimum)
+
+
+def sink_transposes(graph: Graph) -> Graph:
+    """``f(transpose(x), c) = transpose(f(x, c'))`` for elementwise f and constant c.
+
+    A convolution's bias and quantizer then follow its matrix directly, channels last, as every engine wants them.
+    """
+    readers = {graph.nodes[i].name: len(u) for i, u in enumerate(graph.users())}
+    for o in graph.outputs:
+        readers[graph.nodes[o.node].name] += 1
+
+    def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
+        if not isinstance(node.op, (*_UNARY, *_BINARY)):
+            return None
+        moved = next((i for i in operands if isinstance(builder.nodes[i].op, Transpose)), None)
+        if moved is None or builder.type(moved).shape != node.type.shape:
+            return None
+        before = builder.nodes[moved]
+        assert isinstance(before.op, Transpose)
+        if readers.get(before.name) != 1:
+            return None
+        others = [i for i in operands if i != moved]
+        if len(others) != len(operands) - 1 or not all(isinstance(builder.nodes[i].op, Constant) for i in others):
+            return None
+        back = tuple(int(a) for a in np.argsort(before.op.axes))
+        op = _turned(node.op, node.type.shape, back)
+        if op is None:
+            return None
+        inner = [
+            before.operands[0] if i == moved else _turned_constant(builder, i, node.type.shape, back) for i in operands
+        ]
+        result = builder.add(before.op, builder.add(op, *inner, name=node.name), name=f"{node.name}.layout")
+        readers[builder.nodes[result].name] = readers[node.name]
+        return result
+
+    return rewrite(graph, rule)
+
+
+def _array(a: Int64, shape: tuple[int, ...], back: tuple[int, ...]) -> Int64:
+    return np.broadcast_to(a, shape).transpose(back)
+
+
+def _turned_constant(builder: Builder, i: int, shape: tuple[int, ...], back: tuple[int, ...]) -> int:
+    op = builder.nodes[i].op
+    assert isinstance(op, Constant)
+    if op.values.size == 1:
+        return i
+    exp = op.exp if isinstance(op.exp, int) else _array(np.broadcast_to(op.exp, op.values.shape), shape, back).copy()
+    return builder.add(Constant(_array(op.values, shape, back).copy(), exp), name=builder.nodes[i].name)
+
+
+def _turned(op: Op, shape: tuple[int, ...], back: tuple[int, ...]) -> Op | None:
+    """The op with its per-element attributes rearranged; None where it has some that cannot be."""
+    if isinstance(op, Quantize):
+        return Quantize(_turned_type(op.to, shape, back), op.rounding, op.overflow)
+    if isinstance(op, Requantize):
+        scale, offset = (_turned_rational(r, shape, back) for r in (op.scale, op.offset))
+        return Requantize(scale, offset, _turned_type(op.to, shape, back), op.rounding)
+    if isinstance(op, Shift):
+        return Shift(op.by if isinstance(op.by, int) else _array(op.by, shape, back).copy())
+    return None if isinstance(op, Lookup) and op.table.ndim > 1 else op
+
+
+def _turned_type(t: Fixed, shape: tuple[int, ...], back: tuple[int, ...]) -> Fixed:
+    return t.map(lambda a: _array(a, shape, back))
+
+
+def _turned_rational(r: Rational, shape: tuple[int, ...], back: tuple[int, ...]) -> Rational:
+    return as_rational(np.broadcast_to(np.asarray(r, object), shape).transpose(back))
+
+
+def merge_layout(graph: Graph) -> Graph:
+    """A gather of a transpose, reshape or gather becomes one gather; reshapes of reshapes become one."""
+
+    def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
+        if not isinstance(node.op, Gather | Reshape):
+            return None
+        before = builder.nodes[operands[0]]
+        if isinstance(node.op, Reshape):
+            if isinstance(before.op, Reshape):
+                return builder.add(node.op, before.operands[0], name=node.name)
+            if before.type.shape == node.op.shape:
+                return operands[0]
+            return None
+        index = _source(builder, operands[0])
+        if index is None:
+            return None
+        return builder.add(Gather(index.reshape(-1)[node.op.indices]), before.operands[0], name=node.name)
+
+    return rewrite(graph, rule)
+
+
+def _source(builder: Builder, i: int) -> Int64 | None:
+    """For a layout node: the flat index of its operand that each of its elements is."""
+    node = builder.nodes[i]
+    if isinstance(node.op, Gather):
+        return node.op.indices
+    if isinstance(node.op, Transpose | Reshape):
+        t = builder.type(node.operands[0])
+        flat = np.arange(t.size, dtype=np.int64).reshape(t.shape)
+        return flat.transpose(node.op.axes) if isinstance(node.op, Transpose) else flat
+    return None
