@@ -75,12 +75,16 @@ def deviation(reference: Float, outputs: Float) -> Deviation:
 
 @dataclass(frozen=True)
 class _Site:
-    """A place whose precision is open: the weights of a node, or its value; `per_element` allows one exponent each."""
+    """A place whose precision is open: the weights of a node, or its value; `per_element` allows one exponent each.
+
+    `positive`: a function that is not defined at zero reads it, so zero is no value of its type if the data have none.
+    """
 
     node: int
     weights: bool
     per_element: bool = False
     clip: bool = True
+    positive: bool = False
 
 
 def open_precisions(model: RealModel) -> tuple[str, ...]:
@@ -191,10 +195,11 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
             users[j].append(i)
     found: dict[_Site, None] = {}
 
-    def open_value(i: int) -> None:
+    def open_value(i: int, reader: Any = None) -> None:
         """Mark the narrowest place that decides the precision of value i: behind layout, the producer itself."""
         if not _narrow(model, i):
-            found[_Site(i, weights=False)] = None
+            positive = isinstance(reader, Function) and reader.function in ("log", "rsqrt", "reciprocal")
+            found[_Site(i, weights=False, positive=positive)] = None
 
     for i, node in enumerate(model.nodes):
         op = node.op
@@ -209,7 +214,7 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
             found[_Site(i, weights=True)] = None
         elif isinstance(op, Function | Softmax | Mul | Concat):
             for j in node.operands:
-                open_value(j)
+                open_value(j, op)
         if isinstance(op, Function | Softmax) and not (
             users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])
         ):
@@ -300,6 +305,8 @@ def _exponent(largest: Float, steps: int) -> NDArray[np.int64]:
 def _value_quantizer(values: Float, bits: int, site: _Site) -> Quant:
     signed = bool(values.min() < 0)
     lo, hi = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if site.positive and values.min() > 0:
+        lo = 1
     if site.per_element:
         exp = np.array([_best_exponent(column, lo, hi, site.clip) for column in values.T], np.int64)
     else:

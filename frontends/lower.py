@@ -55,13 +55,13 @@ def _input_quantizers(model: RealModel) -> dict[int, Quant]:
     for i in model.inputs:
         reached, quants = {i}, []
         name = model.nodes[i].name
-        for node in model.nodes:
+        for at, node in enumerate(model.nodes):
             if not reached & set(node.operands):
                 continue
             if isinstance(node.op, Quant):
                 quants.append((node.op, node.operands[0] == i))
             elif isinstance(node.op, layout):
-                reached.add(model.nodes.index(node))
+                reached.add(at)
             else:
                 raise CompileError(
                     f"input {name}", f"its precision is open: '{node.name}' reads it without a quantizer", _NEEDS

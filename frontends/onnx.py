@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import constant_tensors, input_shape, load_model
+from .onnx_functions import FUNCTION_OPERATORS
 from .onnx_layout import LAYOUT
 from .onnx_quantizers import QUANTIZERS
+from .onnx_reductions import REDUCTIONS, matmul_data
+from .onnx_selection import SELECTIONS
 from .onnx_windows import WINDOWS
 from .real import (
     Add,
@@ -83,10 +86,10 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
         raise CompileError(where, "would work on quantized integers", "put a DequantizeLinear before it")
     result = reader(context)
     context.finish()
-    if codes is not None and node.op_type != "DequantizeLinear" and isinstance(result, Ref):
-        result = Ref(result.index, codes)
-    if node.output:
-        values[node.output[0]] = result
+    results = result if isinstance(result, list) else [result]
+    for name, value in zip(node.output, results):
+        keeps = codes is not None and node.op_type != "DequantizeLinear" and isinstance(value, Ref)
+        values[name] = Ref(value.index, codes) if keeps and isinstance(value, Ref) else value
 
 
 def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> Const:
@@ -129,7 +132,7 @@ def _binary(
         if isinstance(a, Const) and isinstance(b, Const):
             return Const(np.asarray(constant(a.values, b.values)))
         if isinstance(a, Ref) and isinstance(b, Ref):
-            return c.add(data, a.index, b.index)
+            return _silu(c, a, b) if isinstance(data, Mul) else c.add(data, a.index, b.index)
         ref, k = (a, 1) if isinstance(a, Ref) else (b, 0)
         assert isinstance(ref, Ref)
         values = c.event(c.floats(k, "a constant operand"), len(c.shape(ref)))
@@ -142,6 +145,15 @@ def _binary(
         return c.add(op, x)
 
     return read
+
+
+def _silu(c: Context, a: Ref, b: Ref) -> Value:
+    """x * y; and x * sigmoid(x), as exporters write SiLU, as one function."""
+    for x, gate in ((a, b), (b, a)):
+        node = c.builder.nodes[gate.index]
+        if isinstance(node.op, Function) and node.op.function == "sigmoid" and node.operands == (x.index,):
+            return c.add(Function("silu"), x.index)
+    return c.add(Mul(), a.index, b.index)
 
 
 def _divide(c: Context) -> Value:
@@ -180,6 +192,8 @@ def _dense(c: Context, x: int, weights: tuple[Any, Any, Any], transposed: bool) 
 def _matmul(c: Context) -> Value:
     if c.all_constant:
         return Const(c.constant(0, "operand").values @ c.constant(1, "operand").values)
+    if isinstance(c.operand(0), Ref) and isinstance(c.operand(1), Ref):
+        return matmul_data(c)
     if isinstance(c.operand(0), Const):
         raise c.error("the constant matrix must be the second operand", "transpose the product")
     return _dense(c, c.data(0), _weights(c, 1), transposed=False)
@@ -262,7 +276,7 @@ def _softmax(c: Context) -> Value:
     return c.add(Softmax(c.axis(axis, rank)), c.data(0))
 
 
-OPERATORS: dict[str, Callable[[Context], Value]] = {
+OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "BatchNormalization": _batch_normalization,
@@ -279,6 +293,9 @@ OPERATORS: dict[str, Callable[[Context], Value]] = {
     "Softmax": _softmax,
     **LAYOUT,
     **WINDOWS,
+    **SELECTIONS,
+    **FUNCTION_OPERATORS,
+    **REDUCTIONS,
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""

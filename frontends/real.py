@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -253,6 +253,9 @@ FUNCTIONS: dict[str, Callable[..., Float]] = {
     "softplus": lambda x: np.logaddexp(0, x),
     "softsign": lambda x: x / (1 + np.abs(x)),
     "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "sign": np.sign,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "thresholded_relu": lambda x, alpha=1.0: np.where(x > alpha, x, 0.0),
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
     "elu": lambda x, alpha=1.0: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
     "selu": lambda x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: (
@@ -311,7 +314,16 @@ class RealBuilder:
         return len(self.nodes) - 1
 
     def model(self, outputs: Sequence[tuple[str, int]]) -> RealModel:
-        return RealModel(self.name, tuple(self.nodes), tuple(outputs))
+        """The model of these outputs; nodes that none of them depends on are left out, but inputs stay."""
+        live = {i for _, i in outputs} | {i for i, n in enumerate(self.nodes) if isinstance(n.op, Input)}
+        for i in range(len(self.nodes) - 1, -1, -1):
+            if i in live:
+                live.update(self.nodes[i].operands)
+        index = {old: new for new, old in enumerate(sorted(live))}
+        nodes = tuple(
+            replace(self.nodes[i], operands=tuple(index[j] for j in self.nodes[i].operands)) for i in sorted(live)
+        )
+        return RealModel(self.name, nodes, tuple((name, index[i]) for name, i in outputs))
 
 
 def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

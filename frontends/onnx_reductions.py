@@ -1,0 +1,152 @@
+"""Reductions and products of data with data in ONNX: sums, extremes, MatMul, Einsum and layer normalization."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .onnx_context import Context, Ref, Value
+from .real import Constant, Function, Gather, Mul, Offset, Reduce, Reshape, Scale, Sub
+
+__all__ = ["REDUCTIONS", "matmul_data"]
+
+
+def _axes(c: Context, rank: int) -> list[int]:
+    """Axes to reduce, without the batch axis; an operand since opset 13 (sums) or 18, an attribute before."""
+    found = [int(a) for a in c.constant(1, "axes").values.reshape(-1)] if c.given(1) else c.attribute("axes", None)
+    if not found:
+        if c.attribute("noop_with_empty_axes", 0):
+            return []
+        raise c.error("without axes it would reduce the batch axis", "name the axes")
+    return sorted({c.axis(int(a), rank) for a in found})
+
+
+def _reduced(
+    c: Context, x: int, shape: tuple[int, ...], axes: list[int], kind: str, keep: bool, suffix: str = ""
+) -> Ref:
+    """One sum or maximum over all of `axes`, which move behind the others into a single one first."""
+    rest = [k for k in range(len(shape)) if k not in axes]
+    flat = np.arange(math.prod(shape)).reshape(shape).transpose((*rest, *axes)).reshape((*(shape[k] for k in rest), -1))
+    y = c.add(Gather(flat), x, suffix=f"{suffix}.elements")
+    y = c.add(Reduce(kind, len(rest)), y.index, suffix=f"{suffix}.{kind}")
+    target = tuple(1 if k in axes else n for k, n in enumerate(shape)) if keep else tuple(shape[k] for k in rest)
+    return c.add(Reshape(target), y.index, suffix=f"{suffix}.shape")
+
+
+def _reduce(kind: str, mean: bool = False, negate: bool = False, square: bool = False) -> Callable[[Context], Value]:
+    def read(c: Context) -> Value:
+        x = c.data(0)
+        shape = c.shape(c.operand(0))
+        axes, keep = _axes(c, len(shape)), bool(c.attribute("keepdims", 1))
+        c.attribute("noop_with_empty_axes", 0)
+        if not axes:
+            return Ref(x)
+        minus = Scale(np.asarray(-1.0))
+        if negate:
+            x = c.add(minus, x, suffix=".neg").index
+        if square:
+            x = c.add(Mul(), x, x, suffix=".square").index
+        y = _reduced(c, x, shape, axes, kind, keep)
+        if mean:
+            y = c.add(Scale(np.asarray(float(math.prod(shape[k] for k in axes))), divide=True), y.index)
+        return c.add(minus, y.index) if negate else y
+
+    return read
+
+
+def _contracted(c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Ref:
+    """An Einstein sum of two data values (no batch axis in the letters): gathered, multiplied and summed.
+
+    Every element of the result is a sum of products over the letters that it does not have.
+    """
+    left, out = equation.split("->")
+    terms = left.split(",")
+    size = {letter: n for term, shape in zip(terms, shapes) for letter, n in zip(term, shape)}
+    inner = "".join(dict.fromkeys(x for x in terms[0] + terms[1] if x not in out))
+    order = out + inner
+    full = tuple(size[x] for x in order)
+    parts: list[int] = []
+    for node, term, shape in ((a, terms[0], shapes[0]), (b, terms[1], shapes[1])):
+        flat = np.arange(math.prod(shape)).reshape(shape)
+        spread = np.einsum(flat, [order.index(x) for x in term], sorted(order.index(x) for x in set(term)))
+        kept = sorted(order.index(x) for x in set(term))
+        index = np.broadcast_to(spread.reshape([full[k] if k in kept else 1 for k in range(len(order))]), full)
+        parts.append(c.add(Gather(index.copy()), node, suffix=f".operand{len(parts)}").index)
+    product = c.add(Mul(), *parts, suffix=".products")
+    if not inner:
+        return c.add(Reshape(tuple(size[x] for x in out)), product.index)
+    flat_shape = (*(size[x] for x in out), math.prod(size[x] for x in inner))
+    joined = c.add(Reshape(flat_shape), product.index, suffix=".flat")
+    total = c.add(Reduce("sum", len(out)), joined.index, suffix=".sum")
+    return c.add(Reshape(tuple(size[x] for x in out)), total.index)
+
+
+def _einsum(c: Context) -> Value:
+    equation = str(c.attribute("equation", "")).replace(" ", "")
+    match = re.fullmatch(r"([a-zA-Z]*),([a-zA-Z]*)->([a-zA-Z]*)", equation)
+    if not match or len(c.inputs) != 2:
+        raise c.error(f"the equation must have two operands and a result such as 'bij,bjk->bik', not '{equation}'")
+    terms = list(match.groups())
+    batch = terms[2][:1]
+    nodes: list[int] = []
+    shapes: list[tuple[int, ...]] = []
+    for k in range(2):
+        value = c.operand(k)
+        if isinstance(value, Ref):
+            if not batch or terms[k][:1] != batch or batch in terms[k][1:]:
+                raise c.error(f"the first letter of data and result must be the batch axis, not '{equation}'")
+            terms[k] = terms[k][1:]
+            nodes.append(value.index)
+            shapes.append(c.shape(value))
+        else:
+            values = c.floats(k, "a constant operand")
+            nodes.append(c.add(Constant(values), suffix=f".constant{k}").index)
+            shapes.append(values.shape)
+        if len(shapes[k]) != len(terms[k]):
+            raise c.error(f"'{equation}' does not fit an operand of shape {list(shapes[k])}")
+    return _contracted(c, nodes[0], nodes[1], f"{terms[0]},{terms[1]}->{terms[2][1:]}", (shapes[0], shapes[1]))
+
+
+def _layer_normalization(c: Context) -> Value:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axes, from exact sums and a table of 1 / sqrt."""
+    x, shape = c.data(0), c.shape(c.operand(0))
+    epsilon = float(np.float32(c.attribute("epsilon", 1e-5)))
+    c.attribute("stash_type", 1)
+    first = c.axis(int(c.attribute("axis", -1)), len(shape))
+    axes = list(range(first, len(shape)))
+    count = Scale(np.asarray(float(math.prod(shape[first:]))), divide=True)
+    mean = c.add(count, _reduced(c, x, shape, axes, "sum", True, ".mean").index, suffix=".mean")
+    centred = c.add(Sub(), x, mean.index, suffix=".centred").index
+    square = c.add(Mul(), centred, centred, suffix=".square").index
+    variance = c.add(count, _reduced(c, square, shape, axes, "sum", True, ".variance").index, suffix=".variance")
+    inverse = c.add(
+        Function("rsqrt"), c.add(Offset(np.asarray(epsilon)), variance.index, suffix=".epsilon").index, suffix=".rsqrt"
+    )
+    y = c.add(Mul(), centred, inverse.index, suffix=".normal")
+    scale: NDArray[np.float64] = c.floats(1, "the scale")
+    y = c.add(Scale(scale), y.index, suffix="" if not c.given(2) else ".scale")
+    return c.add(Offset(c.floats(2, "the bias")), y.index) if c.given(2) else y
+
+
+def matmul_data(c: Context) -> Value:
+    """MatMul of two data values; leading axes must agree."""
+    shapes = (c.shape(c.operand(0)), c.shape(c.operand(1)))
+    lead = "abcdefgh"[: max(len(s) for s in shapes) - 2]
+    if any(len(s) < 2 for s in shapes) or shapes[0][:-2] != shapes[1][:-2] or len(lead) > 6:
+        raise c.error(f"matrices of shapes {list(shapes[0])} and {list(shapes[1])} must agree in their leading axes")
+    return _contracted(c, c.data(0), c.data(1), f"{lead}xy,{lead}yz->{lead}xz", shapes)
+
+
+REDUCTIONS: dict[str, Callable[[Context], Value]] = {
+    "ReduceSum": _reduce("sum"),
+    "ReduceMean": _reduce("sum", mean=True),
+    "ReduceMax": _reduce("max"),
+    "ReduceMin": _reduce("max", negate=True),
+    "ReduceSumSquare": _reduce("sum", square=True),
+    "Einsum": _einsum,
+    "LayerNormalization": _layer_normalization,
+}

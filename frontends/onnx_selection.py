@@ -1,0 +1,169 @@
+"""Operators of ONNX that choose, repeat or pad elements: all of them are one gather with a fixed table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .onnx_context import Const, Context, Ref, Value
+from .real import Concat, Constant, Gather, Reshape
+
+__all__ = ["SELECTIONS"]
+
+
+def _grid(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+
+
+def _chosen(c: Context, index: NDArray[np.int64], suffix: str = "") -> Ref:
+    return c.add(Gather(np.ascontiguousarray(index)), c.data(0), suffix=suffix)
+
+
+def _whole(c: Context, k: int, what: str) -> list[int]:
+    return [int(v) for v in c.constant(k, what).values.reshape(-1)]
+
+
+def _slice(c: Context) -> Value:
+    x = c.operand(0)
+    rank = len(c.shape(x)) + isinstance(x, Ref)
+    if c.opset < 10:
+        starts, ends, axes, steps = (c.attribute(k, None) for k in ("starts", "ends", "axes", "steps"))
+    else:
+        starts, ends = _whole(c, 1, "starts"), _whole(c, 2, "ends")
+        axes = _whole(c, 3, "axes") if c.given(3) else None
+        steps = _whole(c, 4, "steps") if c.given(4) else None
+    if not starts or not ends:
+        raise c.error("starts and ends are missing")
+    axes = axes or list(range(len(starts)))
+    cut: list[Any] = [slice(None)] * rank
+    for a, begin, end, step in zip(axes, starts, ends, steps or [1] * len(starts)):
+        if isinstance(x, Ref) and a % rank == 0:
+            if not (begin == 0 and end >= (1 << 31) - 1 and step == 1):
+                raise c.error("axis 0 is the batch axis, which must stay as it is")
+            continue
+        stop = None if step < 0 and end <= -((1 << 31) - 1) else end
+        cut[a % rank] = slice(begin, stop, step)
+    if isinstance(x, Const):
+        return Const(x.values[tuple(cut)])
+    return _chosen(c, _grid(c.shape(x))[tuple(cut[1:])])
+
+
+def _gather(c: Context) -> Value:
+    axis, x = int(c.attribute("axis", 0)), c.operand(0)
+    index = c.constant(1, "the indices").values.astype(np.int64)
+    if isinstance(x, Const):
+        return Const(np.take(x.values, index, axis=axis))
+    shape = c.shape(x)
+    at = c.axis(axis, len(shape))
+    if (index < -shape[at]).any() or (index >= shape[at]).any():
+        raise c.error(f"indices must be within the axis of length {shape[at]}, not {index.reshape(-1).tolist()[:8]}")
+    return _chosen(c, np.take(_grid(shape), index, axis=at))
+
+
+def _split(c: Context) -> list[Value]:
+    shape = c.shape(c.operand(0))
+    at = c.axis(int(c.attribute("axis", 0)), len(shape))
+    parts, n = len(c.node.output), shape[at]
+    sizes = c.attribute("split", None) if c.opset < 13 else (_whole(c, 1, "the sizes") if c.given(1) else None)
+    count = int(c.attribute("num_outputs", parts))
+    sizes = sizes or [-(-n // count)] * (count - 1) + [n - -(-n // count) * (count - 1)]
+    if sum(sizes) != n or len(sizes) != parts or min(sizes) < 0:
+        raise c.error(f"sizes {list(sizes)} must add up to {n} in {parts} parts")
+    ends = np.cumsum(sizes)
+    return [
+        _chosen(c, np.take(_grid(shape), range(e - s, e), axis=at), f".{k}")
+        for k, (s, e) in enumerate(zip(sizes, ends))
+    ]
+
+
+def _tile(c: Context) -> Value:
+    repeats = _whole(c, 1, "repeats")
+    x = c.operand(0)
+    if isinstance(x, Const):
+        return Const(np.tile(x.values, repeats))
+    if not repeats or repeats[0] != 1 or len(repeats) != len(c.shape(x)) + 1:
+        raise c.error(f"repeats must have one number for each axis and 1 for the batch axis, not {repeats}")
+    return _chosen(c, np.tile(_grid(c.shape(x)), repeats[1:]))
+
+
+def _expand(c: Context) -> Value:
+    target = _whole(c, 1, "the shape")
+    x = c.operand(0)
+    if isinstance(x, Const):
+        return Const(np.broadcast_to(x.values, np.broadcast_shapes(x.values.shape, tuple(target))).copy())
+    shape = c.shape(x)
+    if len(target) > len(shape) + 1:
+        raise c.error(f"the target {target} has more axes than the operand, which would move the batch axis")
+    inner = target[1:] if len(target) == len(shape) + 1 else target
+    full = np.broadcast_shapes(shape, tuple(1 if n == -1 else n for n in inner))
+    return _chosen(c, np.broadcast_to(_grid(shape), full))
+
+
+def _pad(c: Context) -> Value:
+    x, shape = c.data(0), c.shape(c.operand(0))
+    rank, mode = len(shape), c.attribute("mode", "constant")
+    amounts = _whole(c, 1, "pads") if c.opset >= 11 else [int(v) for v in c.attribute("pads", [])]
+    value = (c.scalar(2, "the value") if c.given(2) else 0.0) if c.opset >= 11 else float(c.attribute("value", 0.0))
+    axes = [a % (rank + 1) for a in _whole(c, 3, "axes")] if c.given(3) else list(range(rank + 1))
+    if len(amounts) != 2 * len(axes):
+        raise c.error(f"pads must be {2 * len(axes)} numbers, not {amounts}")
+    width = [(0, 0)] * (rank + 1)
+    for k, a in enumerate(axes):
+        width[a] = (amounts[k], amounts[k + len(axes)])
+    if width[0] != (0, 0):
+        raise c.error("axis 0 is the batch axis, which must stay as it is")
+    grid = _grid(shape)
+    for a, (begin, end) in enumerate(width[1:]):  # negative amounts crop
+        grid = np.take(grid, range(max(-begin, 0), grid.shape[a] - max(-end, 0)), axis=a)
+    grow = [(max(b, 0), max(e, 0)) for b, e in width[1:]]
+    if mode in ("reflect", "edge", "wrap"):
+        return _chosen(c, np.pad(grid, grow, mode=mode))
+    if mode != "constant":
+        raise c.error(f"mode must be constant, reflect, edge or wrap, not '{mode}'")
+    if value == 0:
+        return _chosen(c, np.pad(grid, grow, constant_values=-1))
+    flat = c.add(Reshape((math.prod(shape),)), x, suffix=".flat")
+    extra = c.add(Constant(np.array([value])), suffix=".value")
+    joined = c.add(Concat(0), flat.index, extra.index, suffix=".joined")
+    return c.add(Gather(np.pad(grid, grow, constant_values=math.prod(shape))), joined.index)
+
+
+def _resize(c: Context) -> Value:
+    """Nearest-neighbour upsampling by whole factors."""
+    shape = c.shape(c.operand(0))
+    if c.attribute("mode", "nearest") != "nearest":
+        raise c.error("mode must be nearest", "export nearest-neighbour upsampling")
+    rules = {"coordinate_transformation_mode": ("half_pixel", ("asymmetric", "half_pixel", "pytorch_half_pixel")),
+             "nearest_mode": ("round_prefer_floor", ("floor", "round_prefer_floor"))}  # fmt: skip
+    for name, (default, known) in rules.items():
+        if c.attribute(name, default) not in known:
+            raise c.error(f"{name} must be one of {', '.join(known)}")
+    c.attribute("cubic_coeff_a", -0.75)  # of the cubic mode, refused above
+    old = c.node.op_type == "Upsample"
+    if (c.given(3) and not old) or (not c.given(1 if old else 2) and not c.given(3)):
+        sizes = _whole(c, 3, "the sizes")
+        factors = [1.0] + [m / n for m, n in zip(sizes[1:], shape)]
+    else:
+        factors = [float(v) for v in c.floats(1 if old else 2, "the scales").reshape(-1)]
+    if len(factors) != len(shape) + 1 or any(f < 1 or f != int(f) for f in factors) or factors[0] != 1:
+        raise c.error(f"factors must be whole numbers, 1 for the batch axis, not {factors}")
+    grid = _grid(shape)
+    for a, f in enumerate(factors[1:]):
+        grid = np.repeat(grid, int(f), axis=a)
+    return _chosen(c, grid)
+
+
+SELECTIONS: dict[str, Callable[[Context], Value | list[Value]]] = {
+    "Slice": _slice,
+    "Gather": _gather,
+    "Split": _split,
+    "Tile": _tile,
+    "Expand": _expand,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Upsample": _resize,
+}
