@@ -65,7 +65,8 @@ def test_exact_elementwise_operators():
     x = net.quant("x", 0.25, 6)
     r, c = net.op("Relu", x), net.const(np.array([[0.5], [-1.0]]))
     outputs = [net.op("Neg", x), net.op("Abs", x), net.op("Floor", x), net.op("Ceil", x), net.op("Round", x),
-               net.op("Pow", x, net.const(2.0)),               net.op("Max", x, c), net.op("Min", x, r, c), net.op("Sum", x, r, x), net.op("HardSigmoid", x, alpha=0.25, beta=0.5),
+               net.op("Pow", x, net.const(2.0)),
+               net.op("Max", x, c), net.op("Min", x, r, c), net.op("Sum", x, r, x), net.op("HardSigmoid", x, alpha=0.25, beta=0.5),
                net.quant(net.op("Mean", x, r, c), 0.25, 7)]  # fmt: skip
     exact(net, *outputs, shape=(2, 3))
 
@@ -109,7 +110,6 @@ def test_selections():
         net.op("Pad", x, ints(0, 1, 1, 0, 1, 2), mode="reflect"),
         net.op("Pad", x, ints(0, 1, 1, 0, 1, 2), mode="edge"),
         net.op("Resize", x, "", net.const([1.0, 2.0, 3.0]), coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
-        net.op("Resize", x, "", "", ints(1, 6, 4), coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
     ]  # fmt: skip
     exact(net, *outputs, shape=(3, 4))
 
@@ -119,6 +119,14 @@ def test_negative_padding_crops():
     y = net.op("Pad", net.quant("x", 0.25, 8), net.const([1, -1], np.int64), "", net.const([2], np.int64))
     got = hc.compile(net.model(y), backends=()).predict(np.arange(12.0).reshape(1, 3, 4), engine="reference")
     assert got[0].tolist() == [[0, 0, 1, 2], [0, 4, 5, 6], [0, 8, 9, 10]]
+
+
+def test_resize_to_sizes():
+    net = Net((2, 2))
+    modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    y = net.op("Resize", net.quant("x", 1.0, 8), "", "", net.const([1, 4, 2], np.int64), **modes)
+    got = hc.compile(net.model(y), backends=()).predict(np.arange(4.0).reshape(1, 2, 2), engine="reference")
+    assert got[0].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
 def test_split():
