@@ -16,28 +16,12 @@ from ...ir.types import Int64, Tensor
 from ..project import Project
 from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
 from .formats import GROUP, DenseTables, dense_tables, packed
+from .interface import header, storage_type
 
-__all__ = ["SUPPORTED", "check", "emit", "storage_type"]
+__all__ = ["SUPPORTED", "check", "emit"]
 
 SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Concat)
 """The ops that the engine has a rule for."""
-
-_STORAGE = (
-    ("uint8_t", 0, 255),
-    ("int8_t", -128, 127),
-    ("uint16_t", 0, 65535),
-    ("int16_t", -32768, 32767),
-    ("int32_t", -(1 << 31), (1 << 31) - 1),
-    ("int64_t", -(1 << 63), (1 << 63) - 1),
-)
-
-
-def storage_type(t: Tensor) -> str:
-    """The narrowest C integer type that holds every raw value of a tensor: how events lie in memory."""
-    lo, hi, _ = t.flat()
-    return next(
-        name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high
-    )
 
 
 def check(graph: Graph) -> list[str]:
@@ -67,36 +51,7 @@ def emit(graph: Graph) -> Project:
     writer = _Writer(graph)
     body = writer.write()
     kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
-    return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": _header(graph)})
-
-
-def _header(graph: Graph) -> str:
-    lines = [
-        "// The C ABI of the engine: raw integers in and out, event-major; real = n * 2**exponent (per element where it varies).",
-        "#pragma once",
-        "#include <stdint.h>",
-        "#ifdef __cplusplus",
-        'extern "C" {',
-        "#endif",
-    ]
-    for kind, names in (
-        ("input", [(graph.nodes[i].name, graph.nodes[i].type) for i in graph.inputs]),
-        ("output", [(o.name, graph.nodes[o.node].type) for o in graph.outputs]),
-    ):
-        for k, (name, t) in enumerate(names):
-            exp = t.fixed.exp if isinstance(t.fixed.exp, int) else "per element"
-            lines.append(
-                f"// {kind}s[{k}]: {name}, {storage_type(t)}[events]{list(t.shape)}, exponent {exp}, "
-                f"{t.fixed.hull().lo}..{t.fixed.hull().hi} on the finest grid"
-            )
-    lines += [
-        "int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events);",
-        "#ifdef __cplusplus",
-        "}",
-        "#endif",
-        "",
-    ]
-    return "\n".join(lines)
+    return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": header(graph)})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from ...ir.evaluate import evaluate
 from ...ir.graph import Graph
 from ...ir.types import Tensor
 from ..project import Project
-from .emit import emit, storage_type
+from .emit import emit
+from .interface import storage_type
 
 __all__ = ["FLAGS", "Engine", "build", "load"]
 

@@ -7,8 +7,8 @@ import pytest
 
 from hwcompile import CompileError
 from hwcompile.codegen import cpu
-from hwcompile.codegen.cpu.emit import storage_type
 from hwcompile.codegen.cpu.engine import Engine
+from hwcompile.codegen.cpu.interface import storage_type
 from hwcompile.codegen.project import Project
 from hwcompile.hw_targets import process
 from hwcompile.ir.evaluate import evaluate

@@ -1,0 +1,54 @@
+"""How events lie in memory at the engine's border, and the C header that says so."""
+
+from __future__ import annotations
+
+from ...ir.graph import Graph
+from ...ir.types import Tensor
+
+__all__ = ["header", "storage_type"]
+
+_STORAGE = (
+    ("uint8_t", 0, 255),
+    ("int8_t", -128, 127),
+    ("uint16_t", 0, 65535),
+    ("int16_t", -32768, 32767),
+    ("int32_t", -(1 << 31), (1 << 31) - 1),
+    ("int64_t", -(1 << 63), (1 << 63) - 1),
+)
+
+
+def storage_type(t: Tensor) -> str:
+    """The narrowest C integer type that holds every raw value of a tensor: how events lie in memory."""
+    lo, hi, _ = t.flat()
+    return next(
+        name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high
+    )
+
+
+def header(graph: Graph) -> str:
+    lines = [
+        "// The C ABI of the engine: raw integers in and out, event-major; real = n * 2**exponent (per element where it varies).",
+        "#pragma once",
+        "#include <stdint.h>",
+        "#ifdef __cplusplus",
+        'extern "C" {',
+        "#endif",
+    ]
+    for kind, names in (
+        ("input", [(graph.nodes[i].name, graph.nodes[i].type) for i in graph.inputs]),
+        ("output", [(o.name, graph.nodes[o.node].type) for o in graph.outputs]),
+    ):
+        for k, (name, t) in enumerate(names):
+            exp = t.fixed.exp if isinstance(t.fixed.exp, int) else "per element"
+            lines.append(
+                f"// {kind}s[{k}]: {name}, {storage_type(t)}[events]{list(t.shape)}, exponent {exp}, "
+                f"{t.fixed.hull().lo}..{t.fixed.hull().hi} on the finest grid"
+            )
+    lines += [
+        "int64_t hwc_run(const void* const* inputs, void* const* outputs, int64_t events);",
+        "#ifdef __cplusplus",
+        "}",
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
