@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 from ..ir.rounding import Rounding
+from .inputs import has_quantizer
 from .lower import exact_weight_bits
 from .real import (
     Bipolar,
@@ -203,8 +204,8 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
 
     for i, node in enumerate(model.nodes):
         op = node.op
-        if isinstance(op, Input) and not (users[i] and all(isinstance(model.nodes[u].op, Quant) for u in users[i])):
-            if not _quantized_behind_layout(model, users, i):
+        if isinstance(op, Input):
+            if not has_quantizer(model, i):
                 found[_Site(i, weights=False, per_element=len(op.shape) == 1)] = None
         elif isinstance(op, Dense):
             open_value(node.operands[0])
@@ -232,18 +233,6 @@ def _narrow(model: RealModel, i: int) -> bool:
     while isinstance(node.op, Reshape | Transpose | Gather | Clip):
         node = model.nodes[node.operands[0]]
     return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax)
-
-
-def _quantized_behind_layout(model: RealModel, users: list[list[int]], i: int) -> bool:
-    stack = list(users[i])
-    while stack:
-        node = model.nodes[u := stack.pop()]
-        if isinstance(node.op, Quant):
-            continue
-        if not isinstance(node.op, Reshape | Transpose | Gather):
-            return False
-        stack.extend(users[u])
-    return bool(users[i])
 
 
 def _ends_quantized(model: RealModel, users: list[list[int]], i: int) -> bool:

@@ -18,6 +18,7 @@ from ..ir.rational import Affine, as_rational, is_power_of_two, power_of_two_exp
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
+from .inputs import NEEDS_DATA, input_quantizers, lower_input, target_type
 from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
 from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
@@ -34,80 +35,15 @@ def lower(model: RealModel) -> Graph:
     Raises `CompileError` where the model leaves a precision open: an input or a nonlinear function without a quantizer,
     or float weights.
     """
-    quantizers = _input_quantizers(model)
+    quantizers = input_quantizers(model)
     builder = Builder(model.name)
     values: list[Lazy] = []
     for i, node in enumerate(model.nodes):
         if isinstance(node.op, real.Input):
-            values.append(_input(builder, node, quantizers[i]))
+            values.append(lower_input(builder, node, quantizers[i]))
         else:
             values.append(_RULES[type(node.op)](builder, node, [values[j] for j in node.operands]))
     return builder.graph(_output(builder, name, values[i]) for name, i in model.outputs)
-
-
-_NEEDS = "give --calibrate data.npz with a few thousand events of real input, or export a quantized model"
-
-
-def _input_quantizers(model: RealModel) -> dict[int, Quant]:
-    """The quantizer that every path from an input meets first; layout may lie between if it has one scale."""
-    found: dict[int, Quant] = {}
-    layout = real.Reshape | real.Transpose | real.Gather
-    for i in model.inputs:
-        reached, quants = {i}, []
-        name = model.nodes[i].name
-        for at, node in enumerate(model.nodes):
-            if not reached & set(node.operands):
-                continue
-            if isinstance(node.op, Quant):
-                quants.append((node.op, node.operands[0] == i))
-            elif isinstance(node.op, layout):
-                reached.add(at)
-            else:
-                raise CompileError(
-                    f"input {name}", f"its precision is open: '{node.name}' reads it without a quantizer", _NEEDS
-                )
-        if not quants:
-            raise CompileError(f"input {name}", "nothing depends on it", "remove it from the model")
-        first = quants[0][0]
-        if any(not _same(first, q) for q, _ in quants) or any(not direct and _per_element(q) for q, direct in quants):
-            raise CompileError(
-                f"input {name}", "must have one quantizer, not several different ones", "quantize it once"
-            )
-        found[i] = first
-    return found
-
-
-def _same(a: Quant, b: Quant) -> bool:
-    return a.rounding is b.rounding and all(
-        np.array_equal(getattr(a, k), getattr(b, k)) for k in ("lo", "hi", "scale", "zero")
-    )
-
-
-def _per_element(q: Quant) -> bool:
-    return any(np.ndim(v) > 0 and np.size(v) > 1 for v in (q.scale, q.zero, q.lo, q.hi))
-
-
-def _input(builder: Builder, node: RealNode, q: Quant) -> Lazy:
-    to, meaning = _target(q)
-    op = ops.Input(node.shape, to, meaning, q.rounding, Overflow.SAT)
-    return Lazy(builder.add(op, name=node.name), (meaning,))
-
-
-_SHIFT_INVARIANT = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
-"""round(x + n) == round(x) + n for every integer n; the other modes depend on the sign or on being even."""
-
-
-def _target(q: Quant) -> tuple[Fixed, Affine]:
-    """(type of a quantizer's integers, their meaning): a power-of-two scale is the exponent, any other stays a scale.
-
-    A zero point moves the limits where the rounding allows it, else it stays in the meaning.
-    """
-    scale, moved = as_rational(q.scale), q.rounding in _SHIFT_INVARIANT or not np.any(q.zero)
-    lo, hi = (q.lo - q.zero, q.hi - q.zero) if moved else (q.lo, q.hi)
-    offset = Fraction(0) if moved else times(as_rational(-q.zero), scale)
-    if is_power_of_two(scale):
-        return Fixed.of(lo, hi, power_of_two_exponents(scale)), Affine(Fraction(1), offset)
-    return Fixed.of(lo, hi, 0), Affine(scale, offset)
 
 
 # ---- quantizers -------------------------------------------------------------------------------------------------------
@@ -115,7 +51,7 @@ def _target(q: Quant) -> tuple[Fixed, Affine]:
 
 def _quant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     (x,) = operands
-    to, meaning = _target(node.op)  # pyright: ignore[reportArgumentType]
+    to, meaning = target_type(node.op)  # pyright: ignore[reportArgumentType]
     rounding = node.op.rounding  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(x.function, real.Softmax):
         return Lazy(softmax(builder, node.name, x, to, meaning, rounding), (meaning,))
@@ -264,7 +200,7 @@ def _weights(node: RealNode, op: real.Dense) -> tuple[Any, Any, Any]:
     grid = exact_weight_bits(op)
     if grid is None:
         raise CompileError(
-            node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", _NEEDS
+            node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", NEEDS_DATA
         )
     return np.ldexp(op.weights, -grid).astype(np.int64), grid, Fraction(1)
 

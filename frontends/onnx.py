@@ -68,7 +68,8 @@ def read_onnx(source: str | Path | bytes | Any) -> RealModel:
 def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int) -> None:
     where = f"{node.name or (node.output[0] if node.output else '')} ({node.op_type})"
     operands = [values.get(i) for i in node.input if i]
-    if node.op_type not in OPERATORS and operands and all(isinstance(v, Const) for v in operands):
+    on_data_only = node.op_type not in OPERATORS or node.op_type in _ON_DATA
+    if on_data_only and operands and all(isinstance(v, Const) for v in operands):
         values[node.output[0]] = _folded(node, where, [v.values for v in operands if isinstance(v, Const)], opset)
         return
     reader = OPERATORS.get(node.op_type)
@@ -115,6 +116,9 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
             f"supported on data: {', '.join(sorted(OPERATORS))}",
         ) from None
 
+
+_ON_DATA = {**WINDOWS, **SELECTIONS, **FUNCTION_OPERATORS, **REDUCTIONS}
+"""Operators whose readers expect data: on constants alone they are folded."""
 
 _ON_CODES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Clip", "Identity", "DequantizeLinear")
 _QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")

@@ -281,3 +281,12 @@ def test_external_weights_stay_in_their_folder(tmp_path):
     (inner / "m.onnx").write_bytes(moved.SerializeToString())
     with pytest.raises(CompileError, match="must lie in the model's folder"):
         read_onnx(inner / "m.onnx")
+
+
+def test_arithmetic_in_front_of_the_first_quantizer_moves_to_the_host():
+    net = Net((2, 3))
+    x = net.op("Sub", net.op("Mul", net.op("Flatten", "x"), net.const(2.0)), net.const(1.0))
+    y = quantized_dense(net, np.random.default_rng(0), net.quant(x, 0.25, 6), 6, 3, "matmul")
+    check(net, y)
+    design = compiled(net.model(y))
+    assert [n.op.name for n in design.graph.nodes] == ["input", "reshape", "linear", "constant", "add"]

@@ -1,0 +1,139 @@
+"""How a model's inputs become integers: the quantizer in front of everything else moves to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from ..ir import ops
+from ..ir.errors import CompileError
+from ..ir.graph import Builder
+from ..ir.rational import Affine, Rational, as_rational, is_power_of_two, power_of_two_exponents
+from ..ir.rounding import Overflow, Rounding
+from ..ir.types import Fixed
+from . import real
+from .lazy import Lazy, plus, times
+from .real import Quant, RealModel, RealNode
+
+__all__ = ["NEEDS_DATA", "InputQuantizer", "has_quantizer", "input_quantizers", "lower_input", "target_type"]
+
+NEEDS_DATA = "give --calibrate data.npz with a few thousand events of real input, or export a quantized model"
+
+
+@dataclass(frozen=True)
+class InputQuantizer:
+    """quantizer(factor * x + offset): what the host does to real data before they enter the hardware."""
+
+    quantizer: Quant
+    factor: Rational
+    offset: Rational
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The input's meaning at one node: factor * x + offset; `direct`: no layout on the way."""
+
+    factor: Rational = Fraction(1)
+    offset: Rational = Fraction(0)
+    direct: bool = True
+
+
+def input_quantizers(model: RealModel) -> dict[int, InputQuantizer]:
+    """The quantizer that every path from an input meets first, for each input.
+
+    Constant scales and offsets in front of it move to the host with it; layout may lie between if nothing is per element.
+    Raises `CompileError` if a path has none or two paths have different ones.
+    """
+    return {i: _first_quantizer(model, i) for i in model.inputs}
+
+
+def has_quantizer(model: RealModel, i: int) -> bool:
+    """Input i has its precision from the model."""
+    try:
+        _first_quantizer(model, i)
+    except CompileError:
+        return False
+    return True
+
+
+def _first_quantizer(model: RealModel, i: int) -> InputQuantizer:
+    where = f"input {model.nodes[i].name}"
+    paths, found = {i: _Path()}, list[InputQuantizer]()
+    for at, node in enumerate(model.nodes):
+        path = next((paths[j] for j in node.operands if j in paths), None)
+        if path is None:
+            continue
+        if isinstance(node.op, Quant) and (path.direct or not _per_element(node.op)):
+            found.append(InputQuantizer(node.op, path.factor, path.offset))
+            continue
+        behind = _behind(model, node, path)
+        if behind is None:
+            raise CompileError(where, f"its precision is open: '{node.name}' reads it without a quantizer", NEEDS_DATA)
+        paths[at] = behind
+    if not found:
+        raise CompileError(where, "nothing depends on it", "remove it from the model")
+    if any(not _same(found[0], q) for q in found):
+        raise CompileError(where, "must have one quantizer, not several different ones", "quantize it once")
+    return found[0]
+
+
+def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
+    """The path behind a node that the host can take over, else None."""
+    shape = model.nodes[node.operands[0]].shape
+    uniform = isinstance(path.factor, Fraction) and isinstance(path.offset, Fraction)
+    if isinstance(node.op, real.Reshape | real.Transpose | real.Gather):
+        padded = isinstance(node.op, real.Gather) and bool((node.op.indices < 0).any())
+        plain = path.factor == 1 and path.offset == 0
+        return _Path(path.factor, path.offset, False) if uniform and (plain or not padded) else None
+    if not isinstance(node.op, real.Scale | real.Offset) or node.shape != shape:
+        return None
+    values = node.op.factor if isinstance(node.op, real.Scale) else node.op.offset
+    if not path.direct and np.size(values) != 1:
+        return None
+    if isinstance(node.op, real.Scale):
+        by = as_rational(node.op.factor)
+        by = as_rational(Fraction(1) / np.asarray(by, object)) if node.op.divide else by
+        nonzero = all(v != 0 for v in np.asarray(by, object).flat)
+        return _Path(times(path.factor, by), times(path.offset, by), path.direct) if nonzero else None
+    return _Path(path.factor, plus(path.offset, as_rational(node.op.offset)), path.direct)
+
+
+def _same(a: InputQuantizer, b: InputQuantizer) -> bool:
+    same = all(np.array_equal(getattr(a.quantizer, k), getattr(b.quantizer, k)) for k in ("lo", "hi", "scale", "zero"))
+    affine = np.array_equal(np.asarray(a.factor, object), np.asarray(b.factor, object)) and np.array_equal(
+        np.asarray(a.offset, object), np.asarray(b.offset, object)
+    )
+    return a.quantizer.rounding is b.quantizer.rounding and same and affine
+
+
+def _per_element(q: Quant) -> bool:
+    return any(np.ndim(v) > 0 and np.size(v) > 1 for v in (q.scale, q.zero, q.lo, q.hi))
+
+
+def lower_input(builder: Builder, node: RealNode, q: InputQuantizer) -> Lazy:
+    """The input node; its integers mean x = (scale * n + zero - offset) / factor."""
+    to, meaning = target_type(q.quantizer)
+    inverse = as_rational(Fraction(1) / np.asarray(q.factor, object))
+    offset = times(plus(meaning.offset, times(q.offset, Fraction(-1))), inverse)
+    meaning = Affine(times(meaning.scale, inverse), offset)
+    op = ops.Input(node.shape, to, meaning, q.quantizer.rounding, Overflow.SAT)
+    return Lazy(builder.add(op, name=node.name), (meaning,))
+
+
+_SHIFT_INVARIANT = (Rounding.TRN, Rounding.RND, Rounding.RND_MIN_INF)
+"""round(x + n) == round(x) + n for every integer n; the other modes depend on the sign or on being even."""
+
+
+def target_type(q: Quant) -> tuple[Fixed, Affine]:
+    """(type of a quantizer's integers, their meaning): a power-of-two scale is the exponent, any other stays a scale.
+
+    A zero point moves the limits where the rounding allows it, else it stays in the meaning.
+    """
+    scale, moved = as_rational(q.scale), q.rounding in _SHIFT_INVARIANT or not np.any(q.zero)
+    lo, hi = (q.lo - q.zero, q.hi - q.zero) if moved else (q.lo, q.hi)
+    offset = Fraction(0) if moved else times(as_rational(-q.zero), scale)
+    if is_power_of_two(scale):
+        return Fixed.of(lo, hi, power_of_two_exponents(scale)), Affine(Fraction(1), offset)
+    return Fixed.of(lo, hi, 0), Affine(scale, offset)
