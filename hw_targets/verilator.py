@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,10 @@ def build(
     shutil.rmtree(generated, ignore_errors=True)  # what an earlier build left there would be compiled with ours
     command = [tool.program, *TRANSLATE, "--threads", str(threads), "--prefix", "Vtop", "--top-module", top]
     command += ["--Mdir", generated, *names]
-    done = process.run(command, where=where, cwd=work, time_limit_s=time_limit_s, environment=_environment(tool))
+    with ThreadPoolExecutor(1) as pool:  # the run-time library is compiled, if it must be, while Verilator translates
+        pending = pool.submit(_runtime, tool, where)
+        done = process.run(command, where=where, cwd=work, time_limit_s=time_limit_s, environment=_environment(tool))
+        runtime = pending.result()
     if done.timed_out:
         raise CompileError(where, f"did not translate {top} in {time_limit_s:g} s", "raise the time limit")
     if not done.ok:
@@ -119,7 +123,6 @@ def build(
     text = "".join(f'#include "{name}"\n' for name in parts) + '#line 1 "harness.cpp"\n' + cpp_harness
     unit.write_text(text, encoding="utf-8")
     flags = [f"-O{optimize}", *CPP, f"-I{generated}", *_includes(tool)]
-    runtime = _runtime(tool, where)
     process.compile_cpp([unit, *runtime], work / "simulate", flags, where=where, time_limit_s=time_limit_s)
     return work / "simulate"
 

@@ -11,7 +11,7 @@ from .errors import CompileError
 from .graph import Graph
 from .ops import Input
 from .rational import Affine, Rational, is_power_of_two
-from .rounding import overflowed, round_ratio
+from .rounding import Overflow, Rounding, overflowed, round_ratio
 from .types import Int64, Tensor
 
 __all__ = ["evaluate", "evaluate_all", "from_real", "to_real"]
@@ -74,11 +74,18 @@ def from_real(op: Input, x: ArrayLike) -> Int64:
     unit = np.ldexp(_floats(op.real.scale), exp)
     zero = _floats(op.real.offset) / unit  # a zero point: added to the quotient, before rounding
     if is_power_of_two(op.real.scale):
-        steps = real.astype(np.float64) / unit - zero
+        steps = real.astype(np.float64) * (1 / unit)
+        steps = steps - zero if zero.any() else steps
     else:
         steps = (real.astype(np.float32) / unit.astype(np.float32) - zero.astype(np.float32)).astype(np.float64)
+    if op.overflow is Overflow.SAT and op.rounding in _IN_FLOAT:  # the same numbers, without the way through integers
+        return np.clip(_IN_FLOAT[op.rounding](steps), lo, hi).astype(np.int64)
     n = round_ratio(_quarters(steps), np.int64(4), op.rounding)
     return np.asarray(overflowed(n, lo, hi, op.overflow), np.int64)
+
+
+_IN_FLOAT = {Rounding.RND_CONV: np.rint, Rounding.TRN: np.floor}
+"""Roundings that float64 does exactly."""
 
 
 def _quarters(x: NDArray[np.float64]) -> Int64:
