@@ -34,7 +34,7 @@ class Options:
         "With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01]."
     )
     data: str | None = _option("Event data (.npz, .npy) to verify with; 'label' in it gives the accuracy.")
-    events: int = _option("Most events of the data to verify with.", 10_000)
+    events: int = _option("Most events of the data to verify with; deviation and accuracy use all of it.", 10_000)
     synth: bool = _option("Synthesize every layer with Yosys.", False)
     synth_time_limit_s: float = _option("Seconds that one synthesis may take.", 300.0)
     verify: bool = _option("Run every engine against the reference.", True)
@@ -80,6 +80,25 @@ def _check_type(where: str, key: str, value: Any, kind: str) -> None:
         raise CompileError(where, f"option '{key}' must be of type {kind.removesuffix(' | None')}, not {value!r}")
 
 
+def _check_options(options: Options) -> None:
+    """What can be said before any work is done."""
+    from .driver import BACKENDS
+    from .hw_targets import load_target
+    from .hw_targets.yosys import require
+
+    backends = [b.strip() for b in options.backend.split(",")]
+    if options.events < 1:
+        raise CompileError("option --events", f"must be at least 1, not {options.events}")
+    if not options.synth_time_limit_s > 0:
+        raise CompileError("option --synth-time-limit-s", f"must be positive, not {options.synth_time_limit_s:g}")
+    if options.synth and all(b in BACKENDS for b in backends):
+        if "rtl" not in backends:
+            raise CompileError(
+                "option --synth", "synthesizes the Verilog, which --backend leaves out", "add rtl to --backend"
+            )
+        require(load_target(options.target))
+
+
 class _Group(click.Group):
     """`hwcompile MODEL ...` is `hwcompile compile MODEL ...`: the main job needs no verb."""
 
@@ -110,6 +129,7 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
     from .frontends.data import read_events
 
     options = _merged(config, given)
+    _check_options(options)
     if options.output is not None:
         check_replaceable(Path(options.output), options.overwrite)
     progress = _Progress(quiet=as_json)
@@ -196,8 +216,8 @@ def targets_command() -> None:
 @cli.command("verify")
 @click.argument("folder")
 @click.option("--data", help="Event data (.npz, .npy); random and corner vectors alone without it.")
-@click.option("--events", default=10_000, show_default=True, help="Most events of the data.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random vectors.")
+@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Most events of the data.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the random vectors.")
 def verify_command(folder: str, data: str | None, events: int, seed: int) -> None:
     """Run every engine of a written FOLDER, as its files are now, against the reference, and prove the linear parts."""
     from .driver import open_design
@@ -239,30 +259,38 @@ def report_command(folder: str, as_json: bool) -> None:
 @click.option("--output", required=True, help="The .npz file to write, with one array for each output.")
 @click.option("--raw", is_flag=True, help="Raw integers in and out instead of real units.")
 @click.option("--engine", default="cpu", show_default=True, help="cpu, reference, rtl or hls.")
-@click.option("--threads", default=1, show_default=True, help="Threads of the CPU engine.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the CPU engine."
+)
 def predict_command(folder: str, data: str, output: str, raw: bool, engine: str, threads: int) -> None:
     """Run the compiled network of a written FOLDER on event data."""
     import io
 
     import numpy as np
 
+    from .codegen.project import write_file
     from .driver import open_design
-    from .hw_targets.process import write_atomic
 
     design = open_design(folder)
     outputs = design.predict(data, raw=raw, engine=engine, threads=threads)
     named = outputs if isinstance(outputs, dict) else {design.graph.outputs[0].name: outputs}
     buffer = io.BytesIO()
     np.savez(buffer, **named)
-    path = Path(output)
-    if not write_atomic(path, buffer.getvalue()):
-        raise CompileError(output, "cannot be written", "free space or choose another --output")
+    write_file(output, buffer.getvalue())
     click.echo(f"{len(next(iter(named.values())))} events written to {output}: {', '.join(named)}")
 
 
 @cli.command("fuzz")
-@click.option("--minutes", default=1.0, show_default=True, help="How long to go on.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the first network; each next one adds 1.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="How long to go on."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of the first network; each next one adds 1.",
+)
 @click.option("--backend", default="rtl,hls,cpu", show_default=True, help="Engines to compare, comma separated.")
 def fuzz_command(minutes: float, seed: int, backend: str) -> None:
     """Run random programs over all ops, types and modes through every engine; a difference is shrunk and printed."""
@@ -291,7 +319,7 @@ class _Progress:
         from rich.console import Console
 
         self.quiet = quiet
-        self.console = Console(stderr=quiet, highlight=False, width=None if sys.stdout.isatty() else 118)
+        self.console = Console(stderr=quiet, highlight=False, width=None if sys.stdout.isatty() else 132)
 
     def stage(self, name: str, seconds: float) -> None:
         if not self.quiet:

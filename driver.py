@@ -18,7 +18,7 @@ from .codegen import cpu, hls, rtl
 from .codegen.hls.simulate import find_ap_types
 from .codegen.hls.simulate import simulate as simulate_hls
 from .codegen.layers import layers
-from .codegen.project import Project
+from .codegen.project import Project, read_manifest
 from .codegen.rtl.estimate import estimate
 from .codegen.rtl.simulate import different_layers
 from .codegen.rtl.simulate import simulate as simulate_rtl
@@ -112,6 +112,11 @@ def compile(
     unknown = [b for b in backends if b not in BACKENDS]
     if unknown:
         raise CompileError("backend", f"'{unknown[0]}' is not known", f"known: {', '.join(BACKENDS)}")
+    clock = float(clock_ns if clock_ns is not None else device.clock_ns)
+    if not 0.1 <= clock <= 1e6:
+        raise CompileError(
+            "clock", f"the period must be between 0.1 and 1,000,000 ns, not {clock:g}", "give --clock-ns 5"
+        )
     stages = _Stages(progress)
     with stages("load"):
         source = model if isinstance(model, RealModel | Graph) else load(model)
@@ -136,7 +141,6 @@ def compile(
         law = source
     with stages("realise"):
         hardware = run(law, PIPELINES["hardware"])
-    clock = float(clock_ns if clock_ns is not None else device.clock_ns)
     design = Design(law, hardware, device, clock, tuple(backends), real, chosen, stages)
     for backend in backends:
         with stages(backend):
@@ -240,9 +244,9 @@ class Design:
         else:
             engines = {"reference": self._reference, **self._engines()}
             if engine not in engines:
-                raise CompileError(
-                    "engine", f"'{engine}' is not available here", f"available: cpu, {', '.join(engines)}"
-                )
+                reason = _missing(engine) if engine in self.backends else "it is not among the design's backends"
+                known = ", ".join(dict.fromkeys(("cpu", *engines)))
+                raise CompileError("engine", f"'{engine}' is not available here ({reason})", f"available: {known}")
             results = engines[engine](inputs)
         out = {
             o.name: np.asarray(results[o.name])
@@ -436,7 +440,8 @@ def open_design(folder: str | Path) -> Design:
         raise CompileError(str(path), "must be a folder that hwcompile wrote", "compile a model with --output first")
     graph = parse_graph(_read_text(path / "model.hwc"), str(path / "model.hwc"))
     report = from_json(_read_text(path / "report.json"), str(path / "report.json"))
-    backends = tuple(b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine")) if (path / part).is_dir())
+    written = {f.split("/")[0] for f in read_manifest(path)}
+    backends = tuple(b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine")) if part in written)
     design = compile(graph, report.target, report.timing.clock_ns if report.timing else None, backends=())
     design = dataclasses.replace(design, backends=backends)
     if "rtl" in backends:

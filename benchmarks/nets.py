@@ -7,6 +7,7 @@ behind a ReLU, biases ap_fixed<8,4>, weights signed integers times a power of tw
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,9 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
         kept = rng.random(w.shape) >= net.zeros
         found[f"w{k}"] = (w * kept).astype(np.int8)
         found[f"b{k}"] = rng.integers(-16, 17, n_out).astype(np.int8)
-        # The power of two that keeps the spread of hidden values: some saturate, none of the layers dies out.
-        exps.append(round(np.log2(limit / 2.5 * np.sqrt(n_in * (1 - net.zeros) * (0.5 if k else 1.0)))))
+        # The power of two that keeps the spread of hidden values; the first layer widens it, so that some saturate.
+        gain = limit / 2.5 * np.sqrt(n_in * (1 - net.zeros) * (0.5 if k else 1 / 16))
+        exps.append(round(np.log2(gain)))
     found["exps"] = np.array(exps, np.int64)
     found["x"] = np.clip(np.rint(rng.normal(0, 32, (EVENTS, net.widths[0]))), -128, 127).astype(np.int8)
     return found
@@ -140,5 +142,15 @@ def write(names: list[str], folder: Path) -> None:
         np.savez(folder / f"{name}_events.npz", x=(data["x"] * 2.0**-FRACTION_BITS).astype(np.float32))
 
 
+def main(folder: Path, names: list[str]) -> None:
+    """Write the networks, all of them without names, and print their labels as JSON."""
+    unknown = [n for n in names if n not in NETS]
+    if unknown:
+        raise SystemExit(f"network '{unknown[0]}' is not known, there are {', '.join(NETS)}")
+    chosen = names or list(NETS)
+    write(chosen, folder)
+    print(json.dumps({n: NETS[n].label for n in chosen}))
+
+
 if __name__ == "__main__":
-    write(sys.argv[2:], Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

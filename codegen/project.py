@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..ir.errors import CompileError
 
-__all__ = ["MANIFEST", "Project"]
+__all__ = ["MANIFEST", "Project", "check_replaceable", "read_manifest", "write_file"]
 
 MANIFEST = "hwcompile.json"
 """Lists the files of a written project, so that a later write knows which are its own."""
@@ -48,7 +48,7 @@ class Project:
         An existing folder is replaced only if `overwrite` is set and every file in it came from an earlier write.
         Raises `CompileError` for foreign files, a full disk or missing permission.
         """
-        target = Path(folder)
+        target = Path(folder).absolute()
         check_replaceable(target, overwrite)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,3 +100,39 @@ def check_replaceable(target: Path, overwrite: bool) -> None:
         raise CompileError(
             str(target), "already holds a compiled project", "add --overwrite or choose another --output"
         )
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """Write one file that the user named, whole or not at all; a link is followed, and only a regular file is replaced.
+
+    Raises `CompileError` for anything else at that place, a folder that is not there, a full disk or missing permission.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise CompileError(str(path), "must be a regular file or not exist yet", "choose another --output")
+    staging = target.with_name(f".{target.name}.part")
+    try:
+        try:
+            staging.write_bytes(data)
+            os.replace(staging, target)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as e:
+        raise CompileError(
+            str(path), f"cannot be written: {e.strerror or e}", "free space or choose another --output"
+        ) from e
+
+
+def read_manifest(folder: Path) -> tuple[str, ...]:
+    """The files that `Project.write` put into a folder, all of which must still be there."""
+    where = str(folder / MANIFEST)
+    try:
+        files = tuple(str(f) for f in json.loads((folder / MANIFEST).read_text())["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CompileError(where, "is not a list of files that hwcompile wrote", "compile the model again") from None
+    missing = [f for f in files if not (folder / f).is_file()]
+    if missing:
+        raise CompileError(
+            str(folder), f"lacks {len(missing)} of its files, such as '{missing[0]}'", "compile the model again"
+        )
+    return files

@@ -72,6 +72,8 @@ def _first_quantizer(model: RealModel, i: int) -> InputQuantizer:
         if behind is None:
             raise CompileError(where, f"its precision is open: '{node.name}' reads it without a quantizer", NEEDS_DATA)
         paths[at] = behind
+    if any(j in paths for _, j in model.outputs):
+        raise CompileError(where, "its precision is open: it is an output as well, before any quantizer", NEEDS_DATA)
     if not found:
         raise CompileError(where, "nothing depends on it", "remove it from the model")
     if any(not _same(found[0], q) for q in found):

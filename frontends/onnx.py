@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
+from ..ir.graph import clean_name
 from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import constant_tensors, input_shape, load_model
 from .onnx_functions import FUNCTION_OPERATORS
@@ -59,10 +60,20 @@ def read_onnx(source: str | Path | bytes | Any) -> RealModel:
         found = values.get(tensor.name)
         if not isinstance(found, Ref):
             raise CompileError(f"output {tensor.name}", "must depend on an input")
-        outputs.append((tensor.name.replace(".", "_"), found.index))
+        outputs.append((output_name(tensor.name, [n for n, _ in outputs]), found.index))
     if not outputs:
         raise CompileError(name, "the model has no outputs")
     return builder.model(outputs)
+
+
+def output_name(name: str, taken: list[str]) -> str:
+    """The name of an output: letters, digits and '_'. Raises `CompileError` where two outputs would share it."""
+    clean = clean_name(name).replace(".", "_")
+    if clean in taken:
+        raise CompileError(
+            f"output {name}", f"every output needs a name of its own, and '{clean}' is there twice", "rename it"
+        )
+    return clean
 
 
 def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int) -> None:
@@ -85,7 +96,14 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
     codes = next((v.codes for v in context.inputs if isinstance(v, Ref) and v.codes is not None), None)
     if codes is not None and (node.op_type not in _ON_CODES or (codes.scale.size > 1 and node.op_type in LAYOUT)):
         raise CompileError(where, "would work on quantized integers", "put a DequantizeLinear before it")
-    result = reader(context)
+    if not node.output:
+        raise CompileError(where, "must have an output", "the file is damaged")
+    try:
+        result = reader(context)
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as e:
+        raise CompileError(
+            where, f"its attributes or operands do not fit each other ({e})", "export the model again"
+        ) from e
     context.finish()
     results = result if isinstance(result, list) else [result]
     for name, value in zip(node.output, results):
@@ -168,6 +186,9 @@ def _divide(c: Context) -> Value:
     if np.any(divisor == 0):
         raise c.error("the divisor must not be zero")
     if isinstance(a, Const):
+        if a.values.dtype.kind in "iu" and divisor.dtype.kind in "iu":  # integers divide towards zero
+            quotient = np.abs(a.values) // np.abs(divisor)
+            return Const((quotient * np.sign(a.values) * np.sign(divisor)).astype(a.values.dtype))
         return Const(a.values / divisor)
     return c.add(Scale(c.event(divisor.astype(np.float64), len(c.shape(a))), divide=True), a.index)
 

@@ -104,6 +104,8 @@ class Context:
                 f"{what} must be constant, not the output of '{self.builder.nodes[value.index].name}'",
                 "export the model with constant folding",
             )
+        if value.values.dtype.kind not in "fiub":
+            raise self.error(f"{what} must be numbers, not {value.values.dtype}")
         if value.values.dtype.kind == "f" and not np.isfinite(value.values).all():
             raise self.error(f"{what} must be finite, but contains NaN or Inf", "check the training")
         return value

@@ -168,4 +168,7 @@ def attribute_values(node: Any, where: str) -> dict[str, Any]:
         else:
             value = onnx.helper.get_attribute_value(a)
             found[a.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+                raise CompileError(where, f"attribute '{a.name}' must be finite, not {value}", "export the model again")
     return found

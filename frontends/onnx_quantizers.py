@@ -80,6 +80,8 @@ def _quant(c: Context) -> Value:
         bool(c.attribute("narrow", 1 if c.node.op_type == "IntQuant" else 0)),
     )
     rounding, scale, zero, bits = _rounding(c), _scale(c, 1), _whole(c, 2, "the zero point"), _bits(c, 3)
+    if bits == 1 and signed and np.any(zero):
+        raise c.error("one signed bit must have no zero point")
     if bits == 1 and signed:  # QONNX defines one signed bit as -1 or +1
         return _apply_bipolar(c, scale)
     lo = (-(1 << (bits - 1)) + narrow) if signed else 0

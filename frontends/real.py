@@ -310,6 +310,8 @@ class RealBuilder:
         except ValueError as e:
             shapes = " and ".join(str(list(self.nodes[i].shape)) for i in operands)
             raise CompileError(name, f"{type(op).__name__.lower()} does not fit shapes {shapes} ({e})") from None
+        if 0 in shape:
+            raise CompileError(name, f"a tensor must have elements, not shape {list(shape)}", "check the layer's size")
         self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape))
         return len(self.nodes) - 1
 

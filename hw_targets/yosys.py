@@ -21,7 +21,7 @@ from ..ir.errors import CompileError
 from . import process
 from .devices import Device
 
-__all__ = ["Failure", "Job", "Synthesis", "synthesize", "synthesize_many"]
+__all__ = ["Failure", "Job", "Synthesis", "require", "synthesize", "synthesize_many"]
 
 # Yosys is a library here: a child runs its script, so that it can be killed and its memory is given back.
 WORKER = "import sys; from pyosys import libyosys as y; y.run_pass('script ' + sys.argv[1], y.Design())"
@@ -143,7 +143,7 @@ def synthesize_many(
     called in the caller's thread as results arrive. Raises CompileError only for what concerns all jobs: no pyosys, no
     flow for the device.
     """
-    _require(device)
+    require(device)
     stop = threading.Event()
     with ThreadPoolExecutor(max(1, processes)) as pool:
         futures = [pool.submit(_attempt, job, device, time_limit_s, cache, None, stop) for job in jobs]
@@ -157,7 +157,7 @@ def synthesize_many(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _require(device: Device) -> str:
+def require(device: Device) -> str:
     """The version of pyosys, after it and a flow for the device have been found."""
     if importlib.util.find_spec("pyosys") is None:
         raise CompileError("synthesis", "needs pyosys, which is not installed", "pip install 'hwcompile[synth]'")
@@ -170,7 +170,7 @@ def _require(device: Device) -> str:
 def _attempt(
     job: Job, device: Device, limit_s: float, cache: bool, keep: Path | None, stop: threading.Event | None = None
 ) -> Synthesis | Failure:
-    version = _require(device)
+    version = require(device)
     bad = _bad_names(job)
     if bad:
         return Failure(job.name, bad)

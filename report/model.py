@@ -146,7 +146,8 @@ def _layer(values: Mapping[str, Any]) -> LayerReport:
 def _timing(values: Mapping[str, Any] | None) -> Timing | None:
     if values is None:
         return None
-    return Timing(**_numbers({k: v for k, v in values.items() if k != "latency_ns"}, ("fmax_mhz",)))
+    known = {k: v for k, v in values.items() if k != "latency_ns"}
+    return Timing(**{**_numbers(known, ("fmax_mhz",)), "clock_ns": float(values["clock_ns"])})
 
 
 def from_json(text: str, where: str = "report.json") -> Report:

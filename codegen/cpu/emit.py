@@ -13,6 +13,7 @@ from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose
 from ...ir.types import Int64, Tensor
+from ..identifiers import CPP_RESERVED, safe
 from ..project import Project
 from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
 from .formats import GROUP, DenseTables, dense_tables, packed
@@ -54,6 +55,15 @@ def emit(graph: Graph) -> Project:
     return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": header(graph)})
 
 
+_RESERVED = frozenset((*CPP_RESERVED, "vec", "wide", "half", "Halves", "Buffers", "blocks", "lookup", "product", "hwc"))
+
+
+def identifier(name: str) -> str:
+    """A node's name in C++, kept apart from keywords and from the names of the kernels."""
+    plain = safe(name.replace(".", "_"))
+    return f"{plain}_" if plain in _RESERVED else plain
+
+
 @dataclass(frozen=True)
 class _Format:
     """How a value is stored for a reader: plain lanes, or groups of a dense kernel.
@@ -82,6 +92,8 @@ class _Format:
 
 
 _LANES = _Format("lanes")
+_DEEPEST = 24
+"""Ops that one expression may nest: beyond, a value is stored in between."""
 _OPEN = "const Buffers& b = blocks[u]; (void)b; (void)i;"
 
 
@@ -101,6 +113,7 @@ class _Writer:
         self.nodes = self.graph.nodes
         self.users = self.graph.users()
         self.results = {o.node for o in self.graph.outputs}
+        self.depth: list[int] = []  # ops on the longest way to each node
         self.alias: dict[int, int] = {}  # reshapes share their operand's buffer
         self.owner: dict[int, int] = {}  # chain end -> the linear whose sums it maps
         self.dense: dict[int, tuple[DenseTables, ...]] = {}
@@ -114,6 +127,7 @@ class _Writer:
         for i, node in enumerate(self.nodes):
             if isinstance(node.op, Reshape):
                 self.alias[i] = self.source(node.operands[0])
+            self.depth.append(1 + max((self.depth[j] for j in node.operands), default=0))
         for i, node in enumerate(self.nodes):
             if isinstance(node.op, Linear):
                 end = self._chain_end(i)
@@ -154,7 +168,8 @@ class _Writer:
         if not isinstance(self.nodes[i].op, (*ELEMENTWISE, Linear)) or i in self.results or len(self.users[i]) != 1:
             return False
         reader = self.nodes[self.users[i][0]]
-        return isinstance(reader.op, ELEMENTWISE) and reader.type.shape == self.nodes[i].type.shape
+        joins = isinstance(reader.op, ELEMENTWISE) and reader.type.shape == self.nodes[i].type.shape
+        return joins and self.depth[i] % _DEEPEST != 0
 
     def _chain_end(self, i: int) -> int:
         while self._joins_reader(i):
@@ -267,7 +282,7 @@ class _Writer:
         return "{" + ", ".join(re.sub(r"\bb\.", f"blocks[{u}].", value) for u in range(2)) + "}"
 
     def buffer(self, i: int, form: _Format) -> str:
-        return self.nodes[self.source(i)].name.replace(".", "_") + form.suffix
+        return identifier(self.nodes[self.source(i)].name) + form.suffix
 
     def _node(self, i: int, node: Node) -> None:
         forms = self.formats.get(i, [])
@@ -375,7 +390,7 @@ class _Writer:
     def _dense_call(self, i: int, at: int, tables: DenseTables, forms: list[_Format], position: str, loop: str) -> None:
         """One kernel call for the leading position `position` (a loop variable, a number, or empty where there is one)."""
         linear = self.nodes[at]
-        name, operand, n_out = linear.name.replace(".", "_"), linear.operands[0], linear.type.shape[-1]
+        name, operand, n_out = identifier(linear.name), linear.operands[0], linear.type.shape[-1]
         form, kernel, words, bias = self._operand_format(at, operand), tables.format, packed(tables), tables.bias
         scalar, acc = ("int64_t", "wide") if kernel == "i64" else ("int32_t", "vec")
         w, c = self.tables.add(f"{name}_w", words, scalar), self.tables.add(f"{name}_bias", bias, scalar)
@@ -416,7 +431,7 @@ class _Writer:
             if i == at or (self.bias_of(at) is not None and i == self.users[at][0]):
                 return sums
         operands = [self._leaf(j, node.type, given) for j in node.operands]
-        return apply(node.op, node.type, operands, self.tables, node.name.replace(".", "_"), store)
+        return apply(node.op, node.type, operands, self.tables, identifier(node.name), store)
 
     def _leaf(self, j: int, reader: Tensor, given: dict[int, Expression]) -> Expression:
         node = self.nodes[j]
@@ -475,7 +490,7 @@ class _Writer:
         lo, hi, exp = (np.broadcast_to(f, t.shape) for f in t.arrays())
         up = (exp - np.broadcast_to(np.asarray(node.type.fixed.exp, np.int64), node.type.shape)).reshape(-1)
         kind = lane(*node.type.flat()[:2], lo.reshape(-1) << up, hi.reshape(-1) << up)
-        name = node.name.replace(".", "_")
+        name = identifier(node.name)
         by = f" << {self.tables.add(f'{name}_align', up)}[j]" if up.any() else ""
         widen = "widen" if kind == "wide" else ""
         value = f"({widen}(b.{self.buffer(x, _LANES)}[j]){by})"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.types import Int64, Tensor, bit_length
+from ..identifiers import safe
 
 __all__ = ["Port", "identifier", "pack", "port", "unpack"]
 
@@ -58,7 +59,7 @@ def identifier(name: str, taken: Sequence[str] = ()) -> str:
     """A Verilog identifier for `name`: no keyword, no double underscore, none of `taken`."""
     base = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", name)).strip("_") or "x"
     base = f"n{base}" if base[0].isdigit() else base
-    base = f"{base}_p" if f" {base} " in _KEYWORDS else base
+    base = f"{base}_p" if f" {base} " in _KEYWORDS or safe(base) != base else base
     found, k = base, 1
     while found in taken:
         found, k = f"{base}_{k}", k + 1

@@ -140,3 +140,20 @@ def test_wrong_data(data, sentence):
     with pytest.raises(CompileError) as e:
         Engine(graph, cpu.build(graph).library).run(data)
     assert sentence in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["std", "EOF", "errno", "int", "xor", "vec", "events"])
+def test_names_that_c_and_verilog_know(name):
+    b = Builder(name)
+    x = b.add(Input((2,), Fixed(-8, 7, 0)), name=name)
+    check(b.graph([Output("y", b.add(Linear(np.array([[1], [2]])), x, name=f"{name}.linear"))]))
+
+
+def test_a_deep_chain():
+    b = Builder("deep")
+    x = b.add(Input((2,), Fixed(-8, 7, 0)), name="x")
+    for _ in range(400):
+        x = b.add(
+            Quantize(Fixed(-16, 15, 0), Rounding.TRN, Overflow.SAT), b.add(Add(), x, b.add(Constant(np.array([1, -1]))))
+        )
+    check(b.graph([Output("y", x)]))

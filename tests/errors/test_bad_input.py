@@ -173,7 +173,12 @@ def test_options(tmp_path):
     assert refused(MODEL, "--target", "vu9").startswith("target: 'vu9' is not known; nearest are vu9p")
     assert refused(MODEL, "--backend", "rtl,vhdl") == "backend: 'vhdl' is not known; known: rtl, hls, cpu"
     assert "--bits and --tolerance need a model with open precisions" in refused(MODEL, "--bits", 8)
-    assert "0.01 ns" in refused(MODEL, "--clock-ns", 0.01, "--backend", "rtl")
+    assert "the period must be between 0.1 and 1,000,000 ns, not 0.01" in refused(
+        MODEL, "--clock-ns", 0.01, "--backend", "cpu"
+    )
+    assert "0.11 ns" in refused(MODEL, "--clock-ns", 0.11, "--backend", "rtl")
+    assert "add rtl to --backend" in refused(MODEL, "--synth", "--backend", "cpu")
+    assert "option --events: must be at least 1, not 0" in refused(MODEL, "--events", 0)
     config = tmp_path / "hwcompile.toml"
     config.write_text("target = 'vu9p'\nreuse = 4\n")
     assert f"{config}: option 'reuse' is not known; known: target, clock_ns" in refused(MODEL, "--config", config)
@@ -230,6 +235,58 @@ def test_output_folders(tmp_path):
         "must be a folder that hwcompile wrote; compile a model with --output first"
     )
     assert "cannot be read" in refused("report", tmp_path / "nowhere")
+
+
+def test_predictions_replace_files_only(tmp_path):
+    out = tmp_path / "out"
+    assert hwcompile(MODEL, "--backend", "cpu", "--no-verify", "--output", out).returncode == 0
+    assert "must be a regular file or not exist yet" in refused("predict", out, "--data", DATA, "--output", "/dev/null")
+    assert "cannot be written" in refused("predict", out, "--data", DATA, "--output", tmp_path / "none" / "p.npz")
+    link = tmp_path / "link.npz"
+    link.symlink_to(tmp_path / "real.npz")
+    assert hwcompile("predict", out, "--data", DATA, "--output", link).returncode == 0
+    assert link.is_symlink()
+    assert (tmp_path / "real.npz").stat().st_mode & 0o077 == (out / "model.hwc").stat().st_mode & 0o077
+    shutil.rmtree(out / "engine")
+    assert "lacks 3 of its files, such as 'engine/engine.cpp'" in refused("verify", out)
+    (out / "hwcompile.json").write_text("{}")
+    assert "is not a list of files that hwcompile wrote" in refused("verify", out)
+
+
+DAMAGED = {
+    "text for a number": lambda n, x: n.op("LeakyRelu", x, alpha="a"),
+    "nan": lambda n, x: n.op("LeakyRelu", x, alpha=float("nan")),
+    "list for a number": lambda n, x: n.op("Gemm", x, n.const(W), alpha=[1.0]),
+    "text axis": lambda n, x: n.op("Softmax", x, axis="a"),
+    "a reshape that does not fit": lambda n, x: n.op(
+        "MatMul", x, n.op("Reshape", n.const(W), n.const([5, 5], np.int64))
+    ),
+    "constants that do not broadcast": lambda n, x: n.op("Mul", x, n.op("Add", n.const(W), n.const(np.ones(4)))),
+    "no columns": lambda n, x: n.op("MatMul", x, n.const(np.ones((2, 0)))),
+    "input that is an output": lambda n, x: "x",
+    "one bit with a zero point": lambda n, x: n.quant(x, bits=1, zero=2),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_models(name, tmp_path):
+    net = Net((2,))
+    refused(save(net, tmp_path / "m.onnx", DAMAGED[name](net, net.quant("x"))))
+
+
+def test_outputs_of_one_name(tmp_path):
+    net = Net((2,))
+    y = net.op("Relu", net.quant("x"))
+    assert "every output needs a name of its own" in refused(save(net, tmp_path / "m.onnx", y, y))
+
+
+def test_integer_constants_divide_as_integers():
+    import hwcompile as hc
+
+    net = Net((2,))
+    half = net.op("Cast", net.op("Div", net.const([7, -7], np.int64), net.const([2], np.int64)), to=1)
+    design = hc.compile(net.model(net.op("Add", net.quant("x"), half)), backends=())
+    assert design.predict(np.zeros((1, 2)), engine="reference").tolist() == [[3, -3]]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_predict_in_all_its_forms(designs):
         exp = design.graph.nodes[design.graph.outputs[0].node].type.fixed.exp
         assert (np.ldexp(raw.astype(float), exp) == real).all()
     assert (design.predict({"input": x}, threads=2) == real).all()
-    with pytest.raises(hc.CompileError, match="'fpga' is not available here; available: cpu, reference"):
+    with pytest.raises(hc.CompileError, match=r"'fpga' is not available here .*; available: cpu, reference"):
         design.predict(x, engine="fpga")
 
 
