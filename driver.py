@@ -93,7 +93,7 @@ def compile(
     target: str = "vu9p",
     clock_ns: float | None = None,
     *,
-    backends: Sequence[str] = tuple(BACKENDS),
+    backends: str | Sequence[str] = tuple(BACKENDS),
     calibration: Any = None,
     bits: int | None = None,
     tolerance: float | None = None,
@@ -109,6 +109,7 @@ def compile(
     Raises `CompileError` for anything that cannot be compiled exactly.
     """
     device = load_target(target)
+    backends = tuple(b.strip() for b in backends.split(",")) if isinstance(backends, str) else tuple(backends)
     unknown = [b for b in backends if b not in BACKENDS]
     if unknown:
         raise CompileError("backend", f"'{unknown[0]}' is not known", f"known: {', '.join(BACKENDS)}")

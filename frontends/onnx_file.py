@@ -25,6 +25,8 @@ def load_model(source: str | Path | bytes | Any) -> tuple[Any, str]:
         model, folder, where, name = source, None, "model", "model"
     elif isinstance(source, bytes):
         model, folder, where, name = _parsed(source, "model"), None, "model", "model"
+    elif not isinstance(source, str | Path):
+        raise CompileError("model", f"must be a path, bytes or an onnx.ModelProto, not {type(source).__name__}")
     else:
         path = Path(source)
         where, name, folder = str(path), path.stem, path.parent

@@ -274,6 +274,14 @@ def test_damaged_models(name, tmp_path):
     refused(save(net, tmp_path / "m.onnx", DAMAGED[name](net, net.quant("x"))))
 
 
+def test_wrong_kinds_of_models():
+    import hwcompile as hc
+
+    with pytest.raises(hc.CompileError, match="must be a path, bytes or an onnx.ModelProto, not int"):
+        hc.compile(3)
+    assert hc.compile(MODEL, backends="cpu").backends == ("cpu",)
+
+
 def test_outputs_of_one_name(tmp_path):
     net = Net((2,))
     y = net.op("Relu", net.quant("x"))
