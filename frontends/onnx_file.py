@@ -15,6 +15,8 @@ __all__ = ["attribute_values", "constant_tensors", "input_shape", "load_model"]
 
 _MAX_TENSOR_BYTES = 1 << 31
 _MAX_RANK = 8
+_NUMBER_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)
+"""ONNX element types that are integers or floats; 0 is unspecified."""
 
 
 def load_model(source: str | Path | bytes | Any) -> tuple[Any, str]:
@@ -143,6 +145,8 @@ def input_shape(tensor: Any) -> tuple[int, ...]:
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.type.tensor_type.shape.dim]
     if not tensor.type.HasField("tensor_type") or not dims:
         raise CompileError(f"input {tensor.name}", "must be a tensor with a batch axis in front")
+    if tensor.type.tensor_type.elem_type not in _NUMBER_TYPES:
+        raise CompileError(f"input {tensor.name}", "must be a tensor of numbers", "export it as float32")
     shape = [d for d in dims[1:] if isinstance(d, int) and d > 0]
     if len(shape) < len(dims) - 1:
         raise CompileError(

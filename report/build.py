@@ -17,8 +17,17 @@ from .model import LayerReport, NodeReport, Report, Resources, Timing
 __all__ = ["build_report"]
 
 
-def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[Any], costs: Any, calibration: Any,
-                 found: Mapping[str, Any], stages: Sequence[tuple[str, float]], version: str) -> Report:
+def build_report(
+    graph: Graph,
+    device: Any,
+    clock_ns: float,
+    layers: Sequence[Any],
+    costs: Any,
+    calibration: Any,
+    found: Mapping[str, Any],
+    stages: Sequence[tuple[str, float]],
+    version: str,
+) -> Report:
     """The report of `graph` on `device`.
 
     `layers`: name, nodes, inputs and outputs of each layer. `costs`: the estimate with its layers, or None. `found`:
@@ -30,14 +39,25 @@ def build_report(graph: Graph, device: Any, clock_ns: float, layers: Sequence[An
     whole, failure = _whole(synthesis, costs)
     have = device.resources
     return Report(
-        graph.name, version, device.name, device.part, Resources(have.lut, have.ff, have.dsp, have.bram),
-        _timing(device, clock_ns, costs), rows,
-        _resources(costs) if costs else None, whole,
+        graph.name,
+        version,
+        device.name,
+        device.part,
+        Resources(have.lut, have.ff, have.dsp, have.bram),
+        _timing(device, clock_ns, costs),
+        rows,
+        _resources(costs) if costs else None,
+        whole,
         next((s.tool for s in synthesis.values() if hasattr(s, "tool")), ""),
-        _ports(graph), tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
+        _ports(graph),
+        tuple(_engine(r) for r in found["verification"].results) if "verification" in found else (),
         dataclasses.asdict(found["deviation"]) if found.get("deviation") else None,
-        dataclasses.asdict(calibration) if calibration else None, found.get("accuracy"),
-        _nodes(graph, layers), tuple((name, seconds) for name, seconds in stages), failure)
+        dataclasses.asdict(calibration) if calibration else None,
+        found.get("accuracy"),
+        _nodes(graph, layers),
+        tuple((name, seconds) for name, seconds in stages),
+        failure,
+    )
 
 
 def _whole(synthesis: Mapping[str, Any], costs: Any) -> tuple[Resources | None, str]:
@@ -51,7 +71,9 @@ def _whole(synthesis: Mapping[str, Any], costs: Any) -> tuple[Resources | None, 
         return None, failed
     parts = [s for s in synthesis.values() if hasattr(s, "lut")]
     ports = costs.ff - sum(layer.ff for layer in costs.layers)
-    lut, ff, dsp, bram, carry = (float(sum(getattr(s, k) for s in parts)) for k in ("lut", "ff", "dsp", "bram", "carry"))
+    lut, ff, dsp, bram, carry = (
+        float(sum(getattr(s, k) for s in parts)) for k in ("lut", "ff", "dsp", "bram", "carry")
+    )
     return Resources(lut, ff + ports, dsp, bram, carry), ""
 
 
@@ -68,9 +90,17 @@ def _nodes(graph: Graph, layers: Sequence[Any]) -> tuple[NodeReport, ...]:
     for layer in layers:
         for i in layer.nodes:
             layer_of.setdefault(i, layer.name)
-    return tuple(NodeReport(n.name, n.op.name, tuple(graph.nodes[j].name for j in n.operands),
-                            "x".join(map(str, n.type.shape)), _type(n.type), layer_of.get(i, ""))
-                 for i, n in enumerate(graph.nodes))
+    return tuple(
+        NodeReport(
+            n.name,
+            n.op.name,
+            tuple(graph.nodes[j].name for j in n.operands),
+            "x".join(map(str, n.type.shape)),
+            _type(n.type),
+            layer_of.get(i, ""),
+        )
+        for i, n in enumerate(graph.nodes)
+    )
 
 
 def _type(t: Tensor) -> str:
@@ -92,8 +122,14 @@ def _synthesised(s: Any) -> Resources | None:
 
 
 def _engine(result: Any) -> dict[str, Any]:
-    return {"engine": result.engine, "vectors": result.vectors, "mismatches": result.mismatches,
-            "seconds": result.seconds, "note": result.note, "first": str(result.first) if result.first else ""}
+    return {
+        "engine": result.engine,
+        "vectors": result.vectors,
+        "mismatches": result.mismatches,
+        "seconds": result.seconds,
+        "note": result.note,
+        "first": str(result.first) if result.first else "",
+    }
 
 
 def _widest(t: Tensor) -> int:
@@ -116,14 +152,21 @@ def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerRepo
     outputs = [graph.nodes[i].type for i in layer.outputs]
     bits, counts = np.unique(np.concatenate([np.zeros(0, int), *(_widths(t) for t in outputs)]), return_counts=True)
     return LayerReport(
-        layer.name, " ".join(n.op.name for n in own), _shape(graph, layer.inputs), _shape(graph, layer.outputs),
+        layer.name,
+        " ".join(n.op.name for n in own),
+        _shape(graph, layer.inputs),
+        _shape(graph, layer.outputs),
         sum(int(np.count_nonzero(w)) * (n.type.size // max(n.type.shape[-1], 1)) for w, n in zip(weights, linear)),
         sum(int(np.count_nonzero(w)) for w in weights),
         max((_weight_bits(w) for w in weights), default=0),
-        max((_widest(n.type) for n in linear), default=0), max((_widest(t) for t in outputs), default=0),
-        {str(int(b)): int(c) for b, c in zip(bits, counts)}, int(estimate.operations) if estimate else 0,
-        _resources(estimate) if estimate else None, _synthesised(synthesis),
-        getattr(synthesis, "sentence", "") if synthesis is not None and not hasattr(synthesis, "lut") else "")
+        max((_widest(n.type) for n in linear), default=0),
+        max((_widest(t) for t in outputs), default=0),
+        {str(int(b)): int(c) for b, c in zip(bits, counts)},
+        int(estimate.operations) if estimate else 0,
+        _resources(estimate) if estimate else None,
+        _synthesised(synthesis),
+        getattr(synthesis, "sentence", "") if synthesis is not None and not hasattr(synthesis, "lut") else "",
+    )
 
 
 def _weight_bits(w: Any) -> int:
@@ -134,9 +177,18 @@ def _ports(graph: Graph) -> tuple[dict[str, Any], ...]:
     """Inputs and outputs: shape, type and what their integers mean."""
     found = [("input", n.name, n.type, _meaning(n.op)) for n in (graph.nodes[i] for i in graph.inputs)]
     found += [("output", o.name, graph.nodes[o.node].type, o.real) for o in graph.outputs]
-    return tuple({"kind": kind, "name": name, "shape": list(t.shape), "type": _type(t), "uniform": t.fixed.uniform,
-                  "bits": int(np.sum(_widths(t))), "scaled": real is not None and not real.is_identity}
-                 for kind, name, t, real in found)
+    return tuple(
+        {
+            "kind": kind,
+            "name": name,
+            "shape": list(t.shape),
+            "type": _type(t),
+            "uniform": t.fixed.uniform,
+            "bits": int(np.sum(_widths(t))),
+            "scaled": real is not None and not real.is_identity,
+        }
+        for kind, name, t, real in found
+    )
 
 
 def _meaning(op: object) -> Any:

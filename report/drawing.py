@@ -53,7 +53,7 @@ class Drawing:
 
 def shortened(text: str, most: int = 26) -> str:
     """The text, or its beginning and end where it is longer than `most` characters."""
-    return text if len(text) <= most else f"{text[:most // 2]}…{text[-(most - most // 2 - 1):]}"
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
 
 
 # ---- what is drawn ------------------------------------------------------------------------------------------------------
@@ -78,8 +78,13 @@ def _node_boxes(nodes: Sequence[NodeReport]) -> list[Box]:
     index: dict[str, int] = {}
     boxes: list[Box] = []
     for i, n in enumerate(nodes):
-        facts = (("op", n.op), ("shape", n.shape or "one value"), ("type", n.type), ("layer", n.layer),
-                 ("reads", ", ".join(n.operands)))
+        facts = (
+            ("op", n.op),
+            ("shape", n.shape or "one value"),
+            ("type", n.type),
+            ("layer", n.layer),
+            ("reads", ", ".join(n.operands)),
+        )
         hint = "\n".join((n.name, *(f"{what}: {value}" for what, value in facts if value)))
         small = shortened(" ".join(x for x in (n.op, n.shape, n.type) if x), 40)
         read = tuple(dict.fromkeys(index[o] for o in n.operands if o in index))
@@ -100,7 +105,9 @@ def _layer_boxes(nodes: Sequence[NodeReport]) -> list[Box]:
         # an edge against this order could close a circle: layers are told apart by depth, not always by order
         read = tuple(dict.fromkeys(home[o] for n in own for o in n.operands if o in home and home[o] < i))
         ops = f"{len(own)} ops" if len(own) > 1 else own[0].op
-        hint = f"{name}\n{' '.join(n.op for n in own[:40])}{' …' if len(own) > 40 else ''}\n{own[-1].shape} {own[-1].type}"
+        hint = (
+            f"{name}\n{' '.join(n.op for n in own[:40])}{' …' if len(own) > 40 else ''}\n{own[-1].shape} {own[-1].type}"
+        )
         boxes.append(Box(name, ops, hint, name if kind == "layer" else "", read))
     return boxes
 
@@ -144,7 +151,7 @@ def _rows(boxes: Sequence[Box]) -> tuple[list[list[int]], dict[int, float], dict
         for j in b.operands:
             above = j
             for r in range(rank[j] + 1, rank[i]) if bent else ():
-                if (j, r) not in bends:     # edges of one source share their bends
+                if (j, r) not in bends:  # edges of one source share their bends
                     bends[j, r] = len(widths)
                     rows[r].append(len(widths))
                     up[len(widths)] = [above]
@@ -169,8 +176,12 @@ def _mean(values: Sequence[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _columns(rows: Sequence[Sequence[int]], widths: Mapping[int, float], up: Mapping[int, list[int]],
-             down: Mapping[int, list[int]]) -> dict[int, float]:
+def _columns(
+    rows: Sequence[Sequence[int]],
+    widths: Mapping[int, float],
+    up: Mapping[int, list[int]],
+    down: Mapping[int, list[int]],
+) -> dict[int, float]:
     """The middle of every item: as near to its neighbours' as order and gaps allow."""
     x: dict[int, float] = {}
     for row in rows:
@@ -197,7 +208,7 @@ def _spread(wanted: Sequence[float], gaps: Sequence[float]) -> list[float]:
     offsets = [0.0]
     for gap in gaps:
         offsets.append(offsets[-1] + gap)
-    groups: list[tuple[float, int]] = []            # sum and length of runs that touch each other
+    groups: list[tuple[float, int]] = []  # sum and length of runs that touch each other
     for w, offset in zip(wanted, offsets):
         total, count = w - offset, 1
         while groups and groups[-1][0] / groups[-1][1] >= total / count:
@@ -208,7 +219,9 @@ def _spread(wanted: Sequence[float], gaps: Sequence[float]) -> list[float]:
     return [at + offset for at, offset in zip(flat, offsets)]
 
 
-def _path(i: int, j: int, up: Mapping[int, list[int]], x: Mapping[int, float], y: Mapping[int, float], boxes: int) -> str:
+def _path(
+    i: int, j: int, up: Mapping[int, list[int]], x: Mapping[int, float], y: Mapping[int, float], boxes: int
+) -> str:
     """From the bottom of the box above, through bends, to the top of box `i`."""
     points = [(x[i], y[i])]
     while j >= boxes:
@@ -218,5 +231,9 @@ def _path(i: int, j: int, up: Mapping[int, list[int]], x: Mapping[int, float], y
     text = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for (ax, ay), (bx, by) in pairwise(points):
         half = (ay + by) / 2
-        text += f"L{bx:.1f} {by:.1f}" if abs(ax - bx) < 0.5 else f"C{ax:.1f} {half:.1f} {bx:.1f} {half:.1f} {bx:.1f} {by:.1f}"
+        text += (
+            f"L{bx:.1f} {by:.1f}"
+            if abs(ax - bx) < 0.5
+            else f"C{ax:.1f} {half:.1f} {bx:.1f} {half:.1f} {bx:.1f} {by:.1f}"
+        )
     return text

@@ -23,13 +23,36 @@ def as_html(report: Report) -> str:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = resources.files(templates).joinpath("report")
-    environment = Environment(loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
-                              autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "share": share, "percent": percent, "shortened": shortened, "count": count}
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "share": share,
+        "percent": percent,
+        "shortened": shortened,
+        "count": count,
+    }
     page = environment.get_template("report.html.j2").render(
-        r=report, tiles=_tiles(report), layers=_layers(report), total=_total(report), use=_use(report), stacks=_stacks(report),
-        widths=_widths(report), graph=_graph(report), calibration=_calibration(report), kinds=_KINDS, dash=ABSENT,
-        synthesised=_synthesised(report), ratio=ratio, colour={x.name: k % _COLOURS for k, x in enumerate(report.layers)})
+        r=report,
+        tiles=_tiles(report),
+        layers=_layers(report),
+        total=_total(report),
+        use=_use(report),
+        stacks=_stacks(report),
+        widths=_widths(report),
+        graph=_graph(report),
+        calibration=_calibration(report),
+        kinds=_KINDS,
+        dash=ABSENT,
+        synthesised=_synthesised(report),
+        ratio=ratio,
+        colour={x.name: k % _COLOURS for k, x in enumerate(report.layers)},
+    )
     # names may hold halves of surrogate pairs, which no file can
     return page.encode("utf-8", "replace").decode("utf-8")
 
@@ -61,7 +84,9 @@ def _resource(report: Report, kind: str) -> _Tile:
     title = kind.upper()
     shown, origin = (report.synthesis, "synthesis") if report.synthesis else (report.estimate, "estimate")
     if shown is None:
-        return _Tile(title, ABSENT, lines=("no Verilog was written, so nothing is known",) if not report.synthesis_note else ())
+        return _Tile(
+            title, ABSENT, lines=("no Verilog was written, so nothing is known",) if not report.synthesis_note else ()
+        )
     used = shown.shares(report.device)[kind]
     lines = [f"{share(used)} of {report.target}"]
     if report.synthesis and report.estimate:
@@ -76,11 +101,22 @@ def _timing(report: Report) -> list[_Tile]:
     asked = 1000 / t.clock_ns
     slow = exists(t.fmax_mhz) and t.fmax_mhz < asked * 0.9995
     return [
-        _Tile("Latency", number(t.latency_ns, ".4g"), "ns", "design",
-              (f"{t.latency_cycles} cycles at the {t.clock_ns:g} ns asked for",)),
+        _Tile(
+            "Latency",
+            number(t.latency_ns, ".4g"),
+            "ns",
+            "design",
+            (f"{t.latency_cycles} cycles at the {t.clock_ns:g} ns asked for",),
+        ),
         _Tile("Initiation interval", str(t.ii), "cycle" if t.ii == 1 else "cycles", "design", ("between two events",)),
-        _Tile("Fmax", number(t.fmax_mhz), "MHz", "estimate",
-              (f"below the {asked:.0f} MHz asked for" if slow else f"asked for: {asked:.0f} MHz",), "bad" if slow else ""),
+        _Tile(
+            "Fmax",
+            number(t.fmax_mhz),
+            "MHz",
+            "estimate",
+            (f"below the {asked:.0f} MHz asked for" if slow else f"asked for: {asked:.0f} MHz",),
+            "bad" if slow else "",
+        ),
     ]
 
 
@@ -89,7 +125,11 @@ def _accuracy(report: Report) -> list[_Tile]:
     a, d = report.accuracy, report.deviation
     if a:
         model = (f"{a['model']:.4f} by the model itself",) if exists(a["model"]) else ()
-        found.append(_Tile("Accuracy", number(a["compiled"], ".4f"), "", "measured", (*model, f"{a['events']:,} labelled events")))
+        found.append(
+            _Tile(
+                "Accuracy", number(a["compiled"], ".4f"), "", "measured", (*model, f"{a['events']:,} labelled events")
+            )
+        )
     if d:
         same = (f"argmax equal in {d['argmax_agreement']:.2%}",) if exists(d["argmax_agreement"]) else ()
         lines = (f"relative RMS, largest {number(d['maximum'], '.3g')}", *same, f"{d['events']:,} events")
@@ -115,8 +155,15 @@ def _verified(report: Report) -> _Tile:
 
 
 def _layers(report: Report) -> list[dict[str, Any]]:
-    return [{"layer": x, "colour": k % _COLOURS, "ratio": _ratio(x.estimate, x.synthesis),
-             "rest": x.synthesis if _synthesised(report) else x.estimate} for k, x in enumerate(report.layers)]
+    return [
+        {
+            "layer": x,
+            "colour": k % _COLOURS,
+            "ratio": _ratio(x.estimate, x.synthesis),
+            "rest": x.synthesis if _synthesised(report) else x.estimate,
+        }
+        for k, x in enumerate(report.layers)
+    ]
 
 
 def _ratio(estimate: Resources | None, synthesis: Resources | None) -> str:
@@ -124,11 +171,17 @@ def _ratio(estimate: Resources | None, synthesis: Resources | None) -> str:
 
 
 def _total(report: Report) -> dict[str, Any]:
-    return {"weights": sum(x.weights for x in report.layers), "operations": sum(x.operations for x in report.layers),
-            "macs": sum(x.macs for x in report.layers), "ratio": _ratio(report.estimate, report.synthesis),
-            "rest": report.synthesis if _synthesised(report) else report.estimate,
-            "shares": {name: values.shares(report.device) if values else dict.fromkeys(_KINDS)
-                       for name, values in (("estimate", report.estimate), ("synthesis", report.synthesis))}}
+    return {
+        "weights": sum(x.weights for x in report.layers),
+        "operations": sum(x.operations for x in report.layers),
+        "macs": sum(x.macs for x in report.layers),
+        "ratio": _ratio(report.estimate, report.synthesis),
+        "rest": report.synthesis if _synthesised(report) else report.estimate,
+        "shares": {
+            name: values.shares(report.device) if values else dict.fromkeys(_KINDS)
+            for name, values in (("estimate", report.estimate), ("synthesis", report.synthesis))
+        },
+    }
 
 
 def _use(report: Report) -> list[dict[str, Any]]:
@@ -138,9 +191,17 @@ def _use(report: Report) -> list[dict[str, Any]]:
         for origin, values in (("estimate", report.estimate), ("synthesis", report.synthesis)):
             if values is not None:
                 used = values.shares(report.device)[kind]
-                found.append({"kind": kind, "title": kind.upper(), "origin": origin, "used": getattr(values, kind),
-                              "have": getattr(report.device, kind), "share": used,
-                              "percent": min(used, 1) * 100 if exists(used) else 0})
+                found.append(
+                    {
+                        "kind": kind,
+                        "title": kind.upper(),
+                        "origin": origin,
+                        "used": getattr(values, kind),
+                        "have": getattr(report.device, kind),
+                        "share": used,
+                        "percent": min(used, 1) * 100 if exists(used) else 0,
+                    }
+                )
     return found
 
 
@@ -157,8 +218,16 @@ def _stacks(report: Report) -> list[dict[str, Any]]:
 
     def part(x: LayerReport, lut: float) -> dict[str, Any]:
         return {"name": x.name, "lut": lut, "percent": lut / most * 100, "colour": place[id(x)] % _COLOURS}
-    return [{"origin": origin, "sum": sum(lut for _, lut in parts), "layers": len(parts), "parts": [part(*p) for p in parts]}
-            for origin, parts in sums.items()]
+
+    return [
+        {
+            "origin": origin,
+            "sum": sum(lut for _, lut in parts),
+            "layers": len(parts),
+            "parts": [part(*p) for p in parts],
+        }
+        for origin, parts in sums.items()
+    ]
 
 
 # ---- widths, graph, calibration -----------------------------------------------------------------------------------------
@@ -172,13 +241,37 @@ def _widths(report: Report) -> dict[str, Any]:
 
     def bars(histogram: Mapping[int, int]) -> list[dict[str, Any]]:
         high = max(histogram.values(), default=1)
-        return [{"bits": b, "count": n, "x": 10 + b * step + step * 0.1, "width": step * 0.8, "height": max(56 * n / high, 2)}
-                for b, n in sorted(histogram.items())]
-    return {"layers": [{"layer": x, "colour": k % _COLOURS, "bars": bars(c), "outputs": sum(c.values()),
-                        "marks": [(letter, 10 + (bits + 0.5) * step, f"{what}: {bits} bits") for letter, bits, what in
-                                  (("w", x.weight_bits, "weights"), ("a", x.accumulator_bits, "accumulator")) if x.weights]}
-                       for k, (x, c) in enumerate(zip(report.layers, counts))],
-            "ticks": [(b, 10 + (b + 0.5) * step) for b in range(0, most + 1, 8 if most > 16 else 4)]}
+        return [
+            {
+                "bits": b,
+                "count": n,
+                "x": 10 + b * step + step * 0.1,
+                "width": step * 0.8,
+                "height": max(56 * n / high, 2),
+            }
+            for b, n in sorted(histogram.items())
+        ]
+
+    return {
+        "layers": [
+            {
+                "layer": x,
+                "colour": k % _COLOURS,
+                "bars": bars(c),
+                "outputs": sum(c.values()),
+                "marks": [
+                    (letter, 10 + (bits + 0.5) * step, f"{what}: {bits} bits")
+                    for letter, bits, what in (
+                        ("w", x.weight_bits, "weights"),
+                        ("a", x.accumulator_bits, "accumulator"),
+                    )
+                    if x.weights
+                ],
+            }
+            for k, (x, c) in enumerate(zip(report.layers, counts))
+        ],
+        "ticks": [(b, 10 + (b + 0.5) * step) for b in range(0, most + 1, 8 if most > 16 else 4)],
+    }
 
 
 def _graph(report: Report) -> dict[str, Any]:

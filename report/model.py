@@ -154,12 +154,20 @@ def from_json(text: str, where: str = "report.json") -> Report:
     """Read back what `Report.as_json` wrote. Raises `CompileError` for anything else."""
     try:
         v = json.loads(text)
-        return Report(**{
-            **v, "layers": tuple(_layer(x) for x in v["layers"]), "timing": _timing(v["timing"]),
-            "device": Resources(**v["device"]),
-            "graph": tuple(NodeReport(**{**n, "operands": tuple(n["operands"])}) for n in v["graph"]),
-            "estimate": _resources(v["estimate"]), "synthesis": _resources(v["synthesis"]), "ports": tuple(v["ports"]),
-            "verification": tuple(v["verification"]), "stages": tuple((n, s) for n, s in v["stages"])})
+        return Report(
+            **{
+                **v,
+                "layers": tuple(_layer(x) for x in v["layers"]),
+                "timing": _timing(v["timing"]),
+                "device": Resources(**v["device"]),
+                "graph": tuple(NodeReport(**{**n, "operands": tuple(n["operands"])}) for n in v["graph"]),
+                "estimate": _resources(v["estimate"]),
+                "synthesis": _resources(v["synthesis"]),
+                "ports": tuple(v["ports"]),
+                "verification": tuple(v["verification"]),
+                "stages": tuple((n, s) for n, s in v["stages"]),
+            }
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         rule = f"is not a report that this version wrote ({type(e).__name__}: {e})"
         raise CompileError(where, rule, "compile the model again") from None

@@ -68,8 +68,14 @@ def _synthesised(report: Report) -> bool:
 def _row(layer: LayerReport, synthesised: bool) -> list[str]:
     worked = (f"{layer.weight_bits}", f"{layer.accumulator_bits}") if layer.weights else (ABSENT, ABSENT)
     shape = f"{_plain(layer.inputs)} → {_plain(layer.outputs)}"
-    return [_plain(layer.name), shape, f"{layer.weights:,}", "/".join((*worked, f"{layer.output_bits}")),
-            f"{layer.operations:,}", *_costs(layer.estimate, layer.synthesis, synthesised)]
+    return [
+        _plain(layer.name),
+        shape,
+        f"{layer.weights:,}",
+        "/".join((*worked, f"{layer.output_bits}")),
+        f"{layer.operations:,}",
+        *_costs(layer.estimate, layer.synthesis, synthesised),
+    ]
 
 
 def _costs(estimate: Resources | None, synthesis: Resources | None, synthesised: bool) -> list[str]:
@@ -102,7 +108,9 @@ def _share(report: Report, synthesised: bool) -> list[str]:
 def _notes(report: Report) -> Sequence[str]:
     """What the kinds of numbers are, and why some are missing."""
     kinds = ["est.: cost model"] * any(x is not None for x in (report.estimate, *(y.estimate for y in report.layers)))
-    kinds += [f"syn.: {_plain(report.synthesis_tool)}; its total adds the layers and the port registers"] * _synthesised(report)
+    kinds += [
+        f"syn.: {_plain(report.synthesis_tool)}; its total adds the layers and the port registers"
+    ] * _synthesised(report)
     lines = [f"[dim]{', '.join(kinds)}[/dim]"] if kinds else []
     missing = [(layer.name, layer.note) for layer in report.layers if layer.note]
     missing += [("the whole design", report.synthesis_note)] if report.synthesis_note else []
@@ -115,8 +123,10 @@ def _timing(report: Report) -> Sequence[str]:
         return ()
     slow = exists(t.fmax_mhz) and t.fmax_mhz * t.clock_ns < 999.5
     warning = f", [yellow]below the {1000 / t.clock_ns:.0f} MHz asked for[/yellow]" if slow else ""
-    return (f"latency [bold]{t.latency_cycles} cycles = {number(t.latency_ns, '.4g')} ns[/bold] "
-            f"at the {t.clock_ns:g} ns asked for, II {t.ii}; Fmax {number(t.fmax_mhz)} MHz (estimate){warning}",)
+    return (
+        f"latency [bold]{t.latency_cycles} cycles = {number(t.latency_ns, '.4g')} ns[/bold] "
+        f"at the {t.clock_ns:g} ns asked for, II {t.ii}; Fmax {number(t.fmax_mhz)} MHz (estimate){warning}",
+    )
 
 
 def engine_line(v: Mapping[str, Any]) -> str:
@@ -136,9 +146,11 @@ def _measured(report: Report) -> Sequence[str]:
     if report.deviation:
         d = report.deviation
         same = f", argmax equal in {d['argmax_agreement']:.2%}" if exists(d["argmax_agreement"]) else ""
-        lines.append(f"deviation from the model on {d['events']:,} events (measured): "
-                     f"max {number(d['maximum'], '.3g')}, RMS {number(d['rms'], '.3g')} "
-                     f"({percent(d['relative_rms'])} of the outputs' RMS){same}")
+        lines.append(
+            f"deviation from the model on {d['events']:,} events (measured): "
+            f"max {number(d['maximum'], '.3g')}, RMS {number(d['rms'], '.3g')} "
+            f"({percent(d['relative_rms'])} of the outputs' RMS){same}"
+        )
     if report.accuracy:
         a = report.accuracy
         model = f", {a['model']:.4f} by the model itself" if exists(a["model"]) else ""
@@ -148,6 +160,8 @@ def _measured(report: Report) -> Sequence[str]:
         allowed = f" for a tolerance of {tolerance:g}" if exists(tolerance) else ""
         widths = sorted(c["bits"].values())
         span = f"{widths[0]} to {widths[-1]} bits" if widths else "no widths"
-        lines.append(f"calibration chose {span} at {len(widths)} places{allowed}, "
-                     f"deviation there {percent(c['deviation']['relative_rms'])} of the outputs' RMS (measured)")
+        lines.append(
+            f"calibration chose {span} at {len(widths)} places{allowed}, "
+            f"deviation there {percent(c['deviation']['relative_rms'])} of the outputs' RMS (measured)"
+        )
     return lines

@@ -277,7 +277,7 @@ def test_damaged_models(name, tmp_path):
 def test_wrong_kinds_of_models():
     import hwcompile as hc
 
-    with pytest.raises(hc.CompileError, match="must be a path, bytes or an onnx.ModelProto, not int"):
+    with pytest.raises(hc.CompileError, match=r"must be a path, bytes or an onnx.ModelProto, not int"):
         hc.compile(3)
     assert hc.compile(MODEL, backends="cpu").backends == ("cpu",)
 
