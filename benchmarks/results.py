@@ -51,7 +51,7 @@ def _first_line(command: list[str]) -> str:
 
 
 def markdown(found: Found, labels: dict[str, str], about: dict[str, str], command: str, limit_s: float) -> str:
-    """The whole file."""
+    """The whole file: `found` by network and measurement, as run.py collects it."""
     parts = [
         "# Benchmarks: hwcompile and its peers, one run\n",
         f"Written by `{command}` (`make bench` is `benchmarks/run.py`); every number below is from that run.\n",
@@ -101,6 +101,7 @@ def _count(value: float) -> str:
 
 
 def _time(entry: dict[str, Any], *keys: str) -> str:
+    """The sum of the given seconds, or why there is none."""
     if any(key not in entry for key in keys) or (keys[0] in ("wall_s", "process_cpu_s") and "failed" in entry):
         return entry.get("failed", "-")
     return f"{sum(entry[key] for key in keys):.3g}"
@@ -160,7 +161,7 @@ COMPILE = (
     ("- of which writing", "software", ("cpu_emit_s",)),
     ("hwcompile: solve, pipeline and write Verilog", "rtl", ("rtl_s",)),
     ("hwcompile: whole command, verified on 10,000 events", "command", ("wall_s",)),
-    ("- with Verilator's run-time library compiled before", "command_again", ("wall_s",)),
+    ("- the same, Verilator's run-time library compiled before", "command_again", ("wall_s",)),
     ("- processor seconds of that", "command_again", ("process_cpu_s",)),
     ("alkaid: trace (with solver)", "alkaid", ("trace_s",)),
     ("alkaid: trace and write Verilog", "alkaid", ("trace_s", "verilog_s")),
@@ -184,6 +185,8 @@ MEMORY = (
 
 def _memory(found: Found) -> str:
     def cell(entry: dict[str, Any]) -> str:
+        if "peak_mb" not in entry:
+            return "not tried"
         return f"{entry['peak_mb']:,.0f}" + (" (failed)" if "failed" in entry else "")
 
     return _table(found, [(label, [cell(f[m]) for f in found.values()]) for label, m in MEMORY])
@@ -223,10 +226,10 @@ def _targets(found: Found) -> str:
 
     if "a" in found:
         entry = found["a"]["command"]
-        met = entry["wall_s"] < 10 and "failed" not in entry
+        met = "failed" not in entry and entry["wall_s"] < 10
         add("a: whole command, all caches empty, under 10 s", _time(entry, "wall_s") + " s", met)
         entry = found["a"]["command_again"]
-        met = entry["wall_s"] < 10 and "failed" not in entry
+        met = "failed" not in entry and entry["wall_s"] < 10
         add("a: the same, Verilator's run-time library compiled before", _time(entry, "wall_s") + " s", met)
     if "f" in found:
         entry = found["f"]["software"]
@@ -249,7 +252,7 @@ def _notes(limit_s: float) -> str:
     return f"""## What the numbers are
 
 - Each measurement is a process of its own, stopped after {limit_s:g} s, its preparation
-  included; "not done" means that limit. Speeds are medians of
+  included; "not done" means that limit, and "not tried" that a part of it (named) has already reached it. Speeds are medians of
   7 repeats (3 with `--quick`) after a warm-up; ± is half the spread between the fastest and the slowest. Everything
   but the whole command is tied to one core, and BLAS, OpenMP and onnxruntime have one thread.
 - Times and speeds are in processor seconds (user and system, of the process and the compilers it starts), which are

@@ -175,7 +175,8 @@ def main() -> None:
         found[net] = {}
         for m in MEASUREMENTS:
             before = found[net].get(m.after, {})
-            found[net][m.name] = before if "failed" in before else measure(m, net, options.quick)
+            skip = {"failed": f"not tried ({m.after}: {before.get('failed')})"}
+            found[net][m.name] = skip if "failed" in before else measure(m, net, options.quick)
             print(net, m.name, json.dumps(found[net][m.name]), flush=True)
     machine["load average"] += f", {os.getloadavg()[0]:.1f} at the end (1 minute; this run alone makes about 1)"
     machine["run took"] = f"{(time.perf_counter() - started) / 60:.0f} minutes"
