@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,7 @@ class Engine:
         outputs = [
             np.empty((events, *t.shape), _dtype(t)) for t in (self.graph.nodes[o.node].type for o in self.graph.outputs)
         ]
-        function = ctypes.CDLL(str(self.library)).hwc_run
-        function.restype = ctypes.c_int64
+        function = self._function
         step = -(-events // max(threads, 1) // 64) * 64 or 1
 
         def part(start: int) -> int:
@@ -74,6 +74,23 @@ class Engine:
             raise CompileError("cpu engine", "has no memory for its buffers", "close other programs")
         return {o.name: y for o, y in zip(self.graph.outputs, outputs)}
 
+    @cached_property
+    def _function(self) -> Any:
+        """The library's entry point, opened once."""
+        function = ctypes.CDLL(str(self.library)).hwc_run
+        function.restype = ctypes.c_int64
+        return function
+
+    @cached_property
+    def _limits(self) -> dict[int, tuple[Any, Any, bool]]:
+        """Lowest and highest raw integers of each input, and whether they are all that its C type can hold."""
+        found: dict[int, tuple[Any, Any, bool]] = {}
+        for i in self.graph.inputs:
+            t = self.graph.nodes[i].type
+            kind, (lo, hi, _) = np.iinfo(_dtype(t)), t.arrays()
+            found[i] = (lo, hi, bool((lo == kind.min).all() and (hi == kind.max).all()))
+        return found
+
     def _checked(self, i: int, inputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         node = self.graph.nodes[i]
         if node.name not in inputs:
@@ -87,14 +104,13 @@ class Engine:
                 f"raw data must be integers of shape [events, {', '.join(map(str, node.type.shape))}], "
                 f"not {x.dtype} of {list(x.shape)}",
             )
-        lo, hi, _ = node.type.arrays()
-        kind = np.iinfo(_dtype(node.type))
-        full = x.dtype == kind.dtype and bool((lo == kind.min).all() and (hi == kind.max).all())
-        if not full and x.size and bool((x < lo).any() or (x > hi).any()):
+        lo, hi, full = self._limits[i]
+        dtype = _dtype(node.type)
+        if not (full and x.dtype == dtype) and x.size and bool((x < lo).any() or (x > hi).any()):
             raise CompileError(
                 f"input {node.name}", f"raw data must be within {node.type.fixed.lo}..{node.type.fixed.hi}"
             )
-        return np.ascontiguousarray(x, kind.dtype)
+        return np.ascontiguousarray(x, dtype)
 
 
 def _dtype(t: Tensor) -> np.dtype[Any]:
