@@ -10,6 +10,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m hwcompile.hw_targets.verilator
 	@touch $@
 
 demo: setup

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..ir.errors import CompileError
 from . import process
 
-__all__ = ["Verilator", "build", "find_verilator", "lint"]
+__all__ = ["Verilator", "build", "find_verilator", "lint", "prepare"]
 
 OLDEST = (5, 20)  # earlier ones lack lint codes that are switched off here
 RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
@@ -173,3 +173,14 @@ def _runtime(tool: Verilator, where: str) -> list[Path]:
             process.compile_cpp([source], compiled, ["-c", "-O1", *CPP, *_includes(tool)], where=where)
         objects.append(compiled)
     return objects
+
+
+def prepare() -> None:
+    """Compile Verilator's run-time library into the cache now, so that the first simulation need not (about five seconds)."""
+    tool = find_verilator()
+    if tool is not None and process.find_compiler():
+        _runtime(tool, "verilator")
+
+
+if __name__ == "__main__":
+    prepare()
