@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from .hw_targets import Device, load_target, process
 from .hw_targets.verilator import find_verilator
 from .hw_targets.yosys import Failure, Job, Synthesis, synthesize_many
 from .ir.errors import CompileError
-from .ir.evaluate import from_real, to_real
+from .ir.evaluate import evaluate, from_real, to_real
 from .ir.graph import Graph
 from .ir.ops import Input
 from .ir.passes import PIPELINES, run
@@ -39,7 +40,7 @@ from .ir.text import parse_graph
 from .ir.types import Int64
 from .report.build import build_report
 from .report.html import as_html
-from .report.model import Report
+from .report.model import Report, from_json
 from .verify.compare import EngineResult, Verification, run_engines
 from .verify.fuzz import Fuzzed
 from .verify.fuzz import fuzz as fuzz_engines
@@ -57,8 +58,6 @@ BACKENDS: dict[str, str] = {
 
 _HARDWARE_EVENTS = 12_000
 """Most vectors that are simulated in Verilog and HLS; the CPU engine takes all data."""
-
-VERSION = "0.1.0"
 
 Progress = Callable[[str, float], None]
 
@@ -206,8 +205,6 @@ class Design:
     @cached_property
     def hls(self) -> hls.Hls:
         """The HLS project, with a few golden vectors for its test bench."""
-        from .ir.evaluate import evaluate
-
         return hls.emit(
             self.hardware, self.device, self.clock_ns, vectors=(self._golden, evaluate(self.hardware, self._golden))
         )
@@ -258,8 +255,6 @@ class Design:
         return next(iter(out.values())) if len(out) == 1 else out
 
     def _reference(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
-        from .ir.evaluate import evaluate
-
         return evaluate(self.graph, inputs)
 
     def _engines(self) -> dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]]:
@@ -375,7 +370,7 @@ class Design:
             self.calibration,
             self.found,
             self.stages.seconds,
-            VERSION,
+            importlib.metadata.version("hwcompile"),
         )
 
     def project(self) -> Project:
@@ -435,8 +430,6 @@ def _proof_result(proof: Proof, seconds: float) -> EngineResult:
 def open_design(folder: str | Path) -> Design:
     """A design from the folder that `write` made, with the Verilog, HLS and engine files as they are on disk now."""
     path = Path(folder)
-    from .report.model import from_json
-
     if not path.is_dir():
         raise CompileError(str(path), "must be a folder that hwcompile wrote", "compile a model with --output first")
     graph = parse_graph(_read_text(path / "model.hwc"), str(path / "model.hwc"))

@@ -288,13 +288,6 @@ class RealModel:
     def inputs(self) -> tuple[int, ...]:
         return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Input))
 
-    @property
-    def macs(self) -> int:
-        """Multiplications by non-zero weights per event."""
-        return sum(
-            int(np.count_nonzero(n.op.weights)) * math.prod(n.shape[:-1]) for n in self.nodes if isinstance(n.op, Dense)
-        )
-
 
 class RealBuilder:
     """Appends nodes to a real model, working out their shapes."""

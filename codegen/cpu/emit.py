@@ -13,11 +13,10 @@ from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose
 from ...ir.types import Int64, Tensor
-from ..identifiers import CPP_RESERVED, safe
 from ..project import Project
 from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
 from .formats import GROUP, DenseTables, dense_tables, packed
-from .interface import header, storage_type
+from .interface import header, identifier, storage_type
 
 __all__ = ["SUPPORTED", "check", "emit"]
 
@@ -53,15 +52,6 @@ def emit(graph: Graph) -> Project:
     body = writer.write()
     kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
     return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": header(graph)})
-
-
-_RESERVED = frozenset((*CPP_RESERVED, "vec", "wide", "half", "Halves", "Buffers", "blocks", "lookup", "product", "hwc"))
-
-
-def identifier(name: str) -> str:
-    """A node's name in C++, kept apart from keywords and from the names of the kernels."""
-    plain = safe(name.replace(".", "_"))
-    return f"{plain}_" if plain in _RESERVED else plain
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir.ops import Add, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Shift, Sub
 from ...ir.rounding import Overflow, Rounding, round_ratio
-from ...ir.types import Int64, Tensor
+from ...ir.types import Fixed, Int64, Tensor
 from .formats import fits_int32
 
 __all__ = ["ELEMENTWISE", "Expression", "Tables", "apply", "lane"]
@@ -227,7 +227,5 @@ def _limited(
     return value
 
 
-def _fixed(x: Expression, shape: tuple[int, ...]):
-    from ...ir.types import Fixed
-
+def _fixed(x: Expression, shape: tuple[int, ...]) -> Fixed:
     return Fixed.of(x.lo.reshape(shape), x.hi.reshape(shape), x.exp.reshape(shape))

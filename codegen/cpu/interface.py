@@ -1,11 +1,12 @@
-"""How events lie in memory at the engine's border, and the C header that says so."""
+"""The engine's border: how events lie in memory, the C header that says so, and names in C++."""
 
 from __future__ import annotations
 
 from ...ir.graph import Graph
 from ...ir.types import Tensor
+from ..identifiers import CPP_RESERVED, safe
 
-__all__ = ["header", "storage_type"]
+__all__ = ["header", "identifier", "storage_type"]
 
 _STORAGE = (
     ("uint8_t", 0, 255),
@@ -52,3 +53,12 @@ def header(graph: Graph) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+_RESERVED = frozenset((*CPP_RESERVED, "vec", "wide", "half", "Halves", "Buffers", "blocks", "lookup", "product", "hwc"))
+
+
+def identifier(name: str) -> str:
+    """A node's name in C++, kept apart from keywords and from the names of the kernels."""
+    plain = safe(name.replace(".", "_"))
+    return f"{plain}_" if plain in _RESERVED else plain
