@@ -16,6 +16,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import (
     Add,
+    Compare,
     Concat,
     Constant,
     Gather,
@@ -31,9 +32,11 @@ from ..ir.ops import (
     ReduceMax,
     ReduceSum,
     Reshape,
+    Select,
     Shift,
     Sub,
     Transpose,
+    Window,
 )
 from ..ir.rational import Affine
 from ..ir.rounding import Overflow, Rounding, round_ratio
@@ -55,6 +58,8 @@ SUPPORTED: tuple[type[Op], ...] = (
     Shift,
     Maximum,
     Minimum,
+    Compare,
+    Select,
     Linear,
     ReduceSum,
     ReduceMax,
@@ -62,6 +67,7 @@ SUPPORTED: tuple[type[Op], ...] = (
     Transpose,
     Gather,
     Concat,
+    Window,
 )
 """The ops that unroll; `requantize` is realised by the pipeline "hardware" before."""
 
@@ -141,13 +147,19 @@ def _constant(u: Unroller, node: Node) -> Wires:
     return Wires.of([u.constant(n, e) for n, e in zip(lo.tolist(), exp.tolist())], node.type.shape)
 
 
-def _elementwise(join: Callable[[Unroller, Wire, Wire], Wire]) -> Callable[..., Wires]:
-    def rule(u: Unroller, node: Node, x: Wires, y: Wires) -> Wires:
+def _elementwise(join: Callable[..., Wire]) -> Callable[..., Wires]:
+    def rule(u: Unroller, node: Node, *operands: Wires) -> Wires:
         shape = node.type.shape
-        x, y = (w.map(lambda f: np.broadcast_to(f, shape)) for w in (x, y))
-        return Wires.of([join(u, a, b) for a, b in zip(x.flat(), y.flat())], shape)
+        spread = [w.map(lambda f: np.broadcast_to(f, shape)).flat() for w in operands]
+        return Wires.of([join(u, *wires) for wires in zip(*spread)], shape)
 
     return rule
+
+
+def _compare(u: Unroller, node: Node, x: Wires, y: Wires) -> Wires:
+    assert isinstance(node.op, Compare)
+    relation = node.op.relation
+    return _elementwise(lambda u, a, b: u.compared(a, b, relation))(u, node, x, y)
 
 
 def _negated(wire: Wire) -> Wire:
@@ -296,6 +308,13 @@ def _concat(u: Unroller, node: Node, *x: Wires) -> Wires:
     return Wires(*(np.concatenate([getattr(w, part) for w in x], axis=axis) for part in ("rows", "shifts", "signs")))
 
 
+def _window(u: Unroller, node: Node, x: Wires) -> Wires:
+    """Taps that are wires of the operand, and the constant zero in the padding."""
+    assert isinstance(node.op, Window)
+    index, zero = node.op.indices(x.rows.shape), u.constant(0, 0)
+    return Wires(*(np.where(index < 0, z, f.reshape(-1)[index]) for z, f in zip(zero, (x.rows, x.shifts, x.signs))))
+
+
 _RULES: dict[type[Op], Callable[..., Wires]] = {
     Input: _input,
     Constant: _constant,
@@ -308,6 +327,8 @@ _RULES: dict[type[Op], Callable[..., Wires]] = {
     Shift: _shift,
     Maximum: _elementwise(lambda u, x, y: u.extreme(x, y, True)),
     Minimum: _elementwise(lambda u, x, y: u.extreme(x, y, False)),
+    Compare: _compare,
+    Select: _elementwise(lambda u, c, x, y: u.chosen(c, x, y)),
     Linear: _linear,
     ReduceSum: _reduce(lambda u: u.total),
     ReduceMax: _reduce(lambda u: lambda x, y: u.extreme(x, y, True)),
@@ -315,6 +336,7 @@ _RULES: dict[type[Op], Callable[..., Wires]] = {
     Transpose: _layout(lambda node, f: f.transpose(node.op.axes)),  # pyright: ignore[reportAttributeAccessIssue]
     Gather: _layout(lambda node, f: f.reshape(-1)[node.op.indices]),  # pyright: ignore[reportAttributeAccessIssue]
     Concat: _concat,
+    Window: _window,
 }
 
 
@@ -323,10 +345,10 @@ def _only_live(scalar: ScalarGraph, wires: list[Wires]) -> Unrolled:
     live = (scalar.code == Code.INPUT) | (scalar.code == Code.CONSTANT)
     for o in scalar.outputs:
         live[o.rows] = True
-    a, b, alive = scalar.a.tolist(), scalar.b.tolist(), live.tolist()
+    a, b, c, alive = scalar.a.tolist(), scalar.b.tolist(), scalar.c.tolist(), live.tolist()
     for row in range(len(scalar) - 1, -1, -1):
         if alive[row]:
-            for operand in (a[row], b[row]):
+            for operand in (a[row], b[row], c[row]):
                 if operand >= 0:
                     alive[operand] = True
     live = np.array(alive, np.bool_)
@@ -341,6 +363,7 @@ def _only_live(scalar: ScalarGraph, wires: list[Wires]) -> Unrolled:
         scalar.code[live],
         new[scalar.a[live]].astype(np.int32),
         new[scalar.b[live]].astype(np.int32),
+        new[scalar.c[live]].astype(np.int32),
         scalar.shift_a[live],
         scalar.shift_b[live],
         scalar.lo[live],

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from ..ir.graph import Graph
 from ..ir.ops import (
+    Compare,
     Constant,
     Lookup,
     Quantize,
 )
+from ..ir.rounding import Overflow
 from ..ir.scalar import Code, ScalarBuilder
-from ..ir.types import Fixed, Int64
+from ..ir.types import Fixed, Int64, Tensor
 from .adder_graph import AdderGraph, intervals
 from .layers import layers
 from .solver import solve
@@ -174,6 +176,45 @@ class Unroller:
         if largest:
             return self.make(Code.MAXIMUM, self.builder.maximum, a, b, shift_a, shift_b)
         return self.make(Code.MINIMUM, self.builder.minimum, a, b, shift_a, shift_b)
+
+    def compared(self, x: Wire, y: Wire, relation: str) -> Wire:
+        """1 where x `relation` y, else 0; nothing where the intervals decide, and a sign bit against zero."""
+        if x == y:
+            return self.constant(int(relation != "less"), 0)
+        x, y = self.zero_like(x, y), self.zero_like(y, x)
+        decided = Compare(relation).infer(Tensor((), self.fixed(x)), Tensor((), self.fixed(y))).fixed
+        if decided.lo == decided.hi:
+            return self.constant(int(decided.lo), 0)
+        if x[2] < 0 and y[2] < 0:  # -x < -y is y < x
+            x, y = (*y[:2], 1), (*x[:2], 1)
+        (a, shift_a, _), (b, shift_b, _) = self.positive(x), self.positive(y)
+        code = {"less": Code.LESS, "less_equal": Code.LESS_EQUAL, "equal": Code.EQUAL}[relation]
+        if code is Code.EQUAL and a > b:
+            a, shift_a, b, shift_b = b, shift_b, a, shift_a
+        return self.make(code, lambda *arguments: self.builder.compare(code, *arguments), a, b, shift_a, shift_b)
+
+    def chosen(self, condition: Wire, x: Wire, y: Wire) -> Wire:
+        """x where the condition is 1, else y; no row where one of them is always taken, or the condition is the result."""
+        always = self.constant_value(condition)
+        if always is not None or x == y:
+            return x if always or x == y else y
+        m, n = self.constant_value(x), self.constant_value(y)
+        if n == 0 and m is not None and abs(m) == 1:
+            return condition[0], condition[1] + int(self.fixed(x).exp), m
+        x, y = self.zero_like(x, y), self.zero_like(y, x)
+        if x[2] < 0 and y[2] < 0:
+            row, shift, sign = self.chosen(condition, (*x[:2], 1), (*y[:2], 1))
+            return row, shift, -sign
+        (a, shift_a, _), (b, shift_b, _) = self.positive(x), self.positive(y)
+        return self.make(Code.SELECT, self.builder.select, self.bit(condition), a, b, shift_a, shift_b)
+
+    def bit(self, wire: Wire) -> int:
+        """A row whose integers are the wire's values 0 and 1."""
+        row, shift, _ = self.positive(wire)
+        if self.builder.fixed(row, shift).exp == 0 and not shift:
+            return row
+        to = self.scalar_op("bit", lambda: Quantize(Fixed(0, 1, 0), overflow=Overflow.SAT))
+        return self.make(Code.QUANTIZE, lambda a, s: self.builder.apply(to, a, s), row, shift)[0]
 
     def product(self, x: Wire, y: Wire) -> Wire:
         """x * y; by a constant as shift-adds."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
+from ..ir.ops import Window
 from ..ir.rounding import Rounding
 from .inputs import has_quantizer
 from .lower import exact_weight_bits
@@ -230,7 +231,7 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
 def _narrow(model: RealModel, i: int) -> bool:
     """The value is on a quantizer's grid already, or will be because its producer is a site itself."""
     node = model.nodes[i]
-    while isinstance(node.op, Reshape | Transpose | Gather | Clip):
+    while isinstance(node.op, Reshape | Transpose | Gather | Window | Clip):
         node = model.nodes[node.operands[0]]
     return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax)
 

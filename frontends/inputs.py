@@ -85,10 +85,9 @@ def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
     """The path behind a node that the host can take over, else None."""
     shape = model.nodes[node.operands[0]].shape
     uniform = isinstance(path.factor, Fraction) and isinstance(path.offset, Fraction)
-    if isinstance(node.op, real.Reshape | real.Transpose | real.Gather):
-        padded = isinstance(node.op, real.Gather) and bool((node.op.indices < 0).any())
+    if isinstance(node.op, real.Reshape | real.Transpose | real.Gather | ops.Window):
         plain = path.factor == 1 and path.offset == 0
-        return _Path(path.factor, path.offset, False) if uniform and (plain or not padded) else None
+        return _Path(path.factor, path.offset, False) if uniform and (plain or not _padded(node.op, shape)) else None
     if not isinstance(node.op, real.Scale | real.Offset) or node.shape != shape:
         return None
     values = node.op.factor if isinstance(node.op, real.Scale) else node.op.offset
@@ -100,6 +99,13 @@ def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
         nonzero = all(v != 0 for v in np.asarray(by, object).flat)
         return _Path(times(path.factor, by), times(path.offset, by), path.direct) if nonzero else None
     return _Path(path.factor, plus(path.offset, as_rational(node.op.offset)), path.direct)
+
+
+def _padded(op: real.RealOp, shape: tuple[int, ...]) -> bool:
+    """A layout op with elements that are the number 0, whatever the input's meaning."""
+    if isinstance(op, ops.Window):
+        return bool((op.indices(shape) < 0).any())
+    return isinstance(op, real.Gather) and bool((op.indices < 0).any())
 
 
 def _same(a: InputQuantizer, b: InputQuantizer) -> bool:

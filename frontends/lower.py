@@ -335,6 +335,20 @@ def _padded(builder: Builder, node: RealNode, op: real.Gather, x: Lazy) -> Lazy:
     return Lazy(gathered, (Affine(as_rational(spread[index])),))
 
 
+def _window(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
+    """The op itself; padding is the number 0, so an offset has to be realised before."""
+    op = node.op
+    assert isinstance(op, ops.Window)
+    x, shape = operands[0], builder.type(operands[0].node).shape
+    index = op.indices(shape)
+    if (index < 0).any() or x.function is not None:
+        x = settle(builder, x, node.name)
+    if (index < 0).any() and not is_zero(x.affine.offset):  # the integer 0 is not the number 0
+        x = Lazy(materialise(builder, x, node.name))
+    windows = builder.add(op, x.node, name=node.name)
+    return x.arranged(windows, lambda a: a.reshape(-1)[np.maximum(index, 0)], shape)
+
+
 def _reduce(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     """A sum or maximum; one scale for all elements stays pending."""
     op = node.op
@@ -425,6 +439,7 @@ _RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
     real.Reshape: _layout,
     real.Transpose: _layout,
     real.Gather: _layout,
+    ops.Window: _window,
     real.Concat: _concat,
     real.Reduce: _reduce,
     real.Constant: _constant,

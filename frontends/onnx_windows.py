@@ -1,38 +1,24 @@
-"""Convolutions and pooling of ONNX, in any number of dimensions: windows are gathered, then multiplied or reduced.
+"""Convolutions and pooling of ONNX, in any number of dimensions: windows, then a matrix or a reduction.
 
-A window is a table of element indices, ``[*positions, channels * kernel]`` (-1: padding), so that strides, dilations,
-groups and every padding are settled here, and later stages see a gather and a matrix.
+Channels go last here, once, and in front again behind; the passes cancel what two neighbours undo.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ir.ops import Window
 from .onnx_context import Const, Context, Ref, Value
 from .real import Dense, Gather, Offset, Reduce, Reshape, Scale, Transpose
 
 __all__ = ["WINDOWS"]
 
 Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Kernel, strides, dilations and padding (begin, end) of each spatial axis."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[tuple[int, int], ...]
-
-    def span(self, axis: int) -> int:
-        """Elements from the first to the last that one window touches."""
-        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
 
 
 def _list(c: Context, name: str, rank: int, default: int) -> tuple[int, ...]:
@@ -42,7 +28,10 @@ def _list(c: Context, name: str, rank: int, default: int) -> tuple[int, ...]:
     return values
 
 
-def _geometry(c: Context, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> Geometry:
+def _window(
+    c: Context, kernel: tuple[int, ...], spatial: tuple[int, ...], ceil: bool = False, fill: str = "zero"
+) -> Window:
+    """The node's geometry; refused where the kernel does not fit."""
     rank = len(spatial)
     strides, dilations = _list(c, "strides", rank, 1), _list(c, "dilations", rank, 1)
     pads = [int(v) for v in c.attribute("pads", [0] * (2 * rank))]
@@ -60,40 +49,21 @@ def _geometry(c: Context, kernel: tuple[int, ...], spatial: tuple[int, ...]) -> 
         raise c.error(f"auto_pad must be NOTSET, VALID, SAME_UPPER or SAME_LOWER, not '{mode}'")
     if len(pads) != 2 * rank or any(p < 0 for p in pads):
         raise c.error(f"pads must be {2 * rank} numbers of at least 0, not {pads}")
-    return Geometry(kernel, strides, dilations, tuple(zip(pads[:rank], pads[rank:])))
+    window = Window(kernel, strides, dilations, tuple(pads[:rank]), tuple(pads[rank:]), fill)
+    if ceil:
+        window = replace(window, end=tuple(_ceiling(window, k, n) for k, n in enumerate(spatial)))
+    _fits(c, window.positions(spatial))
+    return window
 
 
-def _axis_index(n: int, g: Geometry, axis: int, ceil: bool) -> Int64:
-    """``[positions, kernel]`` source index along one axis; -1 in the padding."""
-    begin, end = g.pads[axis]
-    room = n + begin + end - g.span(axis)
-    stride = g.strides[axis]
-    positions = (-(-room // stride) if ceil else room // stride) + 1
-    if ceil and (positions - 1) * stride >= n + begin:  # the standard drops a window that starts in the end padding
+def _ceiling(window: Window, axis: int, n: int) -> int:
+    """The padding behind with which a last, partly covered window is counted too."""
+    begin, stride = window.begin[axis], window.strides[axis]
+    room = n + begin + window.end[axis] - window.span(axis)
+    positions = -(-room // stride) + 1
+    if (positions - 1) * stride >= n + begin:  # the standard drops a window that starts in the end padding
         positions -= 1
-    at = np.arange(positions)[:, None] * stride + np.arange(g.kernel[axis]) * g.dilations[axis] - begin
-    return np.where((at >= 0) & (at < n), at, -1)
-
-
-def _combined(axes: list[Int64], spatial: tuple[int, ...]) -> Int64:
-    """``[*positions, *kernel]`` flat spatial index from the index of each axis."""
-    rank = len(axes)
-    flat, valid = np.zeros((1,) * (2 * rank), np.int64), np.ones((1,) * (2 * rank), bool)
-    for k, index in enumerate(axes):
-        shape = [1] * (2 * rank)
-        shape[k], shape[rank + k] = index.shape
-        spread = index.reshape(shape)
-        flat, valid = flat * spatial[k] + np.maximum(spread, 0), valid & (spread >= 0)
-    return np.where(valid, flat, -1)
-
-
-def _windows(axes: list[Int64], channels: int, spatial: tuple[int, ...]) -> tuple[Int64, tuple[int, ...]]:
-    """(``[*positions, channels, kernel elements]`` flat index into ``[channels, *spatial]``, positions)."""
-    where = _combined(axes, spatial)
-    positions = where.shape[: len(axes)]
-    where = where.reshape((*positions, 1, -1))
-    offsets = np.arange(channels).reshape((1,) * len(axes) + (channels, 1)) * math.prod(spatial)
-    return np.where(where < 0, -1, where + offsets), positions
+    return max((positions - 1) * stride + window.span(axis) - n - begin, 0)
 
 
 def _spatial(c: Context) -> tuple[int, tuple[int, ...]]:
@@ -103,27 +73,36 @@ def _spatial(c: Context) -> tuple[int, tuple[int, ...]]:
     return shape[0], shape[1:]
 
 
-def _fits(c: Context, axes: list[Int64]) -> None:
-    if any(len(a) < 1 for a in axes):
+def _fits(c: Context, positions: Sequence[int]) -> None:
+    if any(n < 1 for n in positions):
         raise c.error("the kernel is larger than the padded input")
 
 
-def _matrix(
-    c: Context, index: Int64, positions: tuple[int, ...], weights: Const, ints: NDArray | None, values: NDArray
-) -> Ref:
-    """Windows times a matrix ``[channels * kernel, outputs]``, bias added, channels in front again."""
-    windows = c.add(Gather(index.reshape((*positions, -1))), c.data(0), suffix=".windows")
+def _channels_last(c: Context, suffix: str = ".last") -> Ref:
+    rank = len(c.shape(c.operand(0)))
+    return c.add(Transpose((*range(1, rank), 0)), c.data(0), suffix=suffix)
+
+
+def _channels_first(c: Context, y: Ref, suffix: str) -> Ref:
+    rank = len(c.shape(y))
+    return c.add(Transpose((rank - 1, *range(rank - 1))), y.index, suffix=suffix)
+
+
+def _product(c: Context, x: Ref, window: Window, weights: Const, ints: NDArray | None, values: NDArray) -> Ref:
+    """Windows of channels-last data times ``[taps * channels, outputs]``, bias added, channels in front again."""
+    *spatial, channels = c.shape(x)
+    windows = c.add(window, x.index, suffix=".windows")
+    rows = c.add(Reshape((*window.positions(spatial), window.taps * channels)), windows.index, suffix=".rows")
     scale = None
     if ints is not None and weights.scale is not None:
         full = np.broadcast_to(weights.scale, weights.values.shape)
         per_output = full.reshape(full.shape[0], -1)
         if (per_output == per_output[:, :1]).all() and len(per_output) == values.shape[1]:
             scale = per_output[:, 0].copy()
-    y = c.add(Dense(values, ints if scale is not None else None, scale), windows.index)
+    y = c.add(Dense(values, ints if scale is not None else None, scale), rows.index)
     if c.given(2):
         y = c.add(Offset(c.floats(2, "the bias")), y.index, suffix=".bias")
-    rank = len(positions)
-    return c.add(Transpose((rank, *range(rank))), y.index, suffix=".channels")
+    return _channels_first(c, y, ".channels")
 
 
 def _conv(c: Context) -> Value:
@@ -138,26 +117,24 @@ def _conv(c: Context) -> Value:
     kernel = tuple(int(k) for k in c.attribute("kernel_shape", w.shape[2:]))
     if kernel != w.shape[2:]:
         raise c.error(f"kernel_shape {list(kernel)} must be that of the weights, {list(w.shape[2:])}")
-    g = _geometry(c, kernel, spatial)
-    axes = [_axis_index(n, g, k, ceil=False) for k, n in enumerate(spatial)]
-    _fits(c, axes)
-    index, positions = _windows(axes, channels, spatial)
+    window = _window(c, kernel, spatial)
 
     def matrix(a: NDArray) -> NDArray:
-        """``[out, in / groups, *kernel]`` as a block-diagonal ``[in * kernel, out]``."""
-        out, size = a.shape[0], math.prod(a.shape[2:])
-        full = np.zeros((channels, size, out), a.dtype)
+        """``[out, in / groups, *kernel]`` as a block-diagonal ``[kernel * in, out]``."""
+        out, per_group = a.shape[0], a.shape[1]
+        full = np.zeros((window.taps, channels, out), a.dtype)
         for k in range(groups):
-            rows = slice(k * a.shape[1], (k + 1) * a.shape[1])
+            rows = slice(k * per_group, (k + 1) * per_group)
             columns = slice(k * out // groups, (k + 1) * out // groups)
-            full[rows, :, columns] = a[columns].reshape(out // groups, a.shape[1], size).transpose(1, 2, 0)
+            full[:, rows, columns] = a[columns].reshape(out // groups, per_group, window.taps).transpose(2, 1, 0)
         return full.reshape(-1, out)
 
-    return _matrix(c, index, positions, weights, None if weights.ints is None else matrix(weights.ints), matrix(w))
+    ints = None if weights.ints is None else matrix(weights.ints)
+    return _product(c, _channels_last(c), window, weights, ints, matrix(w))
 
 
 def _conv_transpose(c: Context) -> Value:
-    """Each output gathers the inputs that reach it: those at (o + pad - k * dilation) / stride where that is whole."""
+    """A convolution with the mirrored kernel over the input with zeros in between (stride) and around (padding)."""
     weights = c.constant(1, "weights")
     channels, spatial = _spatial(c)
     rank, groups = len(spatial), int(c.attribute("group", 1))
@@ -172,21 +149,27 @@ def _conv_transpose(c: Context) -> Value:
     pads = [int(v) for v in c.attribute("pads", [0] * (2 * rank))]
     axes: list[Int64] = []
     for k, n in enumerate(spatial):
-        size = (n - 1) * strides[k] + extra[k] + (kernel[k] - 1) * dilations[k] + 1 - pads[k] - pads[rank + k]
-        source = np.arange(size)[:, None] + pads[k] - np.arange(kernel[k]) * dilations[k]
-        whole = (source % strides[k] == 0) & (source >= 0) & (source // strides[k] < n)
-        axes.append(np.where(whole, source // strides[k], -1))
-    _fits(c, axes)
-    index, positions = _windows(axes, channels, spatial)
+        reach = (kernel[k] - 1) * dilations[k]
+        at = np.arange(pads[k] - reach, (n - 1) * strides[k] + 1 + reach - pads[rank + k] + extra[k])
+        whole = (at % strides[k] == 0) & (at >= 0) & (at // strides[k] < n)
+        axes.append(np.where(whole, at // strides[k], -1))
+    window = Window(kernel, (1,) * rank, dilations, (0,) * rank, (0,) * rank)
+    _fits(c, window.positions([len(a) for a in axes]))
+    index = np.zeros((1,) * rank, np.int64)
+    for k, at in enumerate(axes):
+        spread = at.reshape([-1 if j == k else 1 for j in range(rank)])
+        index = np.where((index < 0) | (spread < 0), -1, index * spatial[k] + spread)
+    spread_out = np.where(index[..., None] < 0, -1, index[..., None] + np.arange(channels) * math.prod(spatial))
+    x = c.add(Gather(spread_out), c.data(0), suffix=".spread")
 
     def matrix(a: NDArray) -> NDArray:
-        return a.reshape(channels, a.shape[1], -1).transpose(0, 2, 1).reshape(-1, a.shape[1])
+        mirrored = a.reshape(channels, a.shape[1], -1)[:, :, ::-1]
+        return mirrored.transpose(2, 0, 1).reshape(-1, a.shape[1])
 
     scalar = weights.ints is not None and weights.scale is not None and weights.scale.size == 1
     turned = Const(np.moveaxis(w, 1, 0), None, weights.scale)
-    return _matrix(
-        c, index, positions, turned, matrix(weights.ints) if scalar and weights.ints is not None else None, matrix(w)
-    )
+    ints = matrix(weights.ints) if scalar and weights.ints is not None else None
+    return _product(c, x, window, turned, ints, matrix(w))
 
 
 def _pool(c: Context, kind: str) -> Value:
@@ -194,34 +177,32 @@ def _pool(c: Context, kind: str) -> Value:
     kernel = tuple(int(k) for k in c.attribute("kernel_shape", ()))
     if len(kernel) != len(spatial):
         raise c.error(f"kernel_shape must have {len(spatial)} numbers, not {list(kernel)}")
-    g, ceil = _geometry(c, kernel, spatial), bool(c.attribute("ceil_mode", 0))
-    axes = [_axis_index(n, g, k, ceil) for k, n in enumerate(spatial)]
-    _fits(c, axes)
-    index, positions = _windows(axes, channels, spatial)
-    index = np.moveaxis(index, -2, 0)  # [channels, *positions, kernel]
-    if kind == "max":
-        if (index.max(axis=-1) < 0).any():
-            raise c.error("a window lies in the padding alone", "use less padding")
-        index = np.where(index < 0, index.max(axis=-1, keepdims=True), index)  # repeating a member changes no maximum
-        windows = c.add(Gather(index), c.data(0), suffix=".windows")
-        reduced = c.add(Reduce("max", index.ndim - 1), windows.index)
-    else:
-        windows = c.add(Gather(index), c.data(0), suffix=".windows")
-        total = c.add(Reduce("sum", index.ndim - 1), windows.index, suffix=".sum")
-        reduced = c.add(Scale(_divisors(c, index, g, spatial)[..., None], divide=True), total.index)
-    return c.add(Reshape((channels, *positions)), reduced.index, suffix=".shape")
+    ceil = bool(c.attribute("ceil_mode", 0))
+    window = _window(c, kernel, spatial, ceil, "nearest" if kind == "max" else "zero")
+    inside = replace(window, fill="zero").indices((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
+    if kind == "max" and not inside.any(axis=-1).all():
+        raise c.error("a window lies in the padding alone", "use less padding")
+    windows = c.add(window, _channels_last(c).index, suffix=".windows")
+    reduced = c.add(Reduce(kind, len(spatial)), windows.index, suffix="" if kind == "max" else ".sum")
+    if kind == "sum":
+        divisors = _divisors(c, inside, window, spatial)
+        reduced = c.add(Scale(divisors[..., None, None], divide=True), reduced.index)
+    rows = c.add(Reshape((*window.positions(spatial), channels)), reduced.index, suffix=".rows")
+    return _channels_first(c, rows, ".channels")
 
 
-def _divisors(c: Context, index: Int64, g: Geometry, spatial: tuple[int, ...]) -> NDArray[np.float64]:
-    """How many elements each average counts: all of the kernel, or those that are no padding."""
+def _divisors(c: Context, inside: NDArray, window: Window, spatial: tuple[int, ...]) -> NDArray[np.float64]:
+    """How many elements the average at each position counts: all of the kernel, or those that are no padding."""
     if not c.attribute("count_include_pad", 0):
-        return (index >= 0).sum(axis=-1).astype(np.float64)
-    counts = np.ones((1,) * len(spatial))
+        return inside.sum(axis=-1).astype(np.float64)
+    pads, rank = [int(v) for v in c.attribute("pads", [0] * (2 * len(spatial)))], len(spatial)
+    counts = np.ones((1,) * rank)
     for k, n in enumerate(spatial):  # a window that ceil_mode lets hang over counts only up to the end padding
-        at = np.arange(index.shape[1 + k])[:, None] * g.strides[k] + np.arange(g.kernel[k]) * g.dilations[k]
-        inside = (at < n + sum(g.pads[k])).sum(axis=1)
-        counts = counts * inside.reshape([-1 if j == k else 1 for j in range(len(spatial))])
-    return np.broadcast_to(counts, index.shape[:-1]).astype(np.float64)
+        at = np.arange(inside.shape[k])[:, None] * window.strides[k] + np.arange(window.kernel[k]) * window.dilations[k]
+        end = window.end[k] if c.attribute("auto_pad", "NOTSET") != "NOTSET" else pads[rank + k]
+        counted = (at < n + window.begin[k] + end).sum(axis=1)
+        counts = counts * counted.reshape([-1 if j == k else 1 for j in range(rank)])
+    return np.broadcast_to(counts, inside.shape[:-1]).astype(np.float64)
 
 
 def _max_pool(c: Context) -> Value:

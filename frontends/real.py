@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 from ..ir.graph import clean_name
+from ..ir.ops import Window
 from ..ir.rounding import Rounding, round_ratio
 
 __all__ = [
@@ -232,6 +233,7 @@ RealOp: TypeAlias = (
     | Reshape
     | Transpose
     | Gather
+    | Window
     | Concat
     | Reduce
     | Constant
@@ -335,6 +337,8 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         return op.shape
     if isinstance(op, Gather):
         return op.indices.shape
+    if isinstance(op, Window):
+        return (*op.positions(shapes[0][:-1]), op.taps, shapes[0][-1])
     if isinstance(op, Constant):
         return op.values.shape
     if isinstance(op, Reduce):
@@ -387,6 +391,7 @@ _EVALUATE: dict[type, Callable[..., Float]] = {
     Mul: lambda op, *xs: np.multiply(*_align(xs)),
     Reshape: lambda op, x: x.reshape((x.shape[0], *op.shape)),
     Transpose: lambda op, x: x.transpose((0, *(a + 1 for a in op.axes))),
+    Window: lambda op, x: np.where((at := op.indices(x.shape[1:])) < 0, 0.0, x.reshape(x.shape[0], -1)[:, at]),
     Gather: lambda op, x: np.where(op.indices < 0, 0.0, x.reshape(x.shape[0], -1)[:, op.indices]),
     Reduce: lambda op, x: _REDUCE[op.kind](x, axis=op.axis + 1, keepdims=True),
     Maximum: lambda op, *xs: np.maximum(*_align(xs)),

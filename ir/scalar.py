@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .errors import CompileError
 from .graph import Builder, Graph, Output
-from .ops import Add, Constant, Input, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Shift, Sub
+from .ops import Add, Compare, Constant, Input, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Select, Shift, Sub
 from .rational import IDENTITY, Affine
 from .rounding import Overflow
 from .types import Fixed, Int64, Tensor
@@ -38,6 +38,10 @@ class Code(IntEnum):
     MINIMUM = 7
     QUANTIZE = 8
     LOOKUP = 9
+    LESS = 10
+    LESS_EQUAL = 11
+    EQUAL = 12
+    SELECT = 13
 
 
 _SIMPLE: dict[Code, Op] = {
@@ -47,8 +51,12 @@ _SIMPLE: dict[Code, Op] = {
     Code.MUL: Mul(),
     Code.MAXIMUM: Maximum(),
     Code.MINIMUM: Minimum(),
+    Code.LESS: Compare("less"),
+    Code.LESS_EQUAL: Compare("less_equal"),
+    Code.EQUAL: Compare("equal"),
+    Code.SELECT: Select(),
 }
-_CODES: dict[str, Code] = {op.name: code for code, op in _SIMPLE.items()}
+_CODES: dict[str, Code] = {op.relation if isinstance(op, Compare) else op.name: code for code, op in _SIMPLE.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class ScalarGraph:
     """Columns of equal length, one row per op, in topological order.
 
     The value of a row is ``n * 2**exp`` with ``lo <= n <= hi``. `a`, `b`: operand rows (-1: none), read as
-    ``value * 2**shift_a`` and ``value * 2**shift_b``. `attribute`: index into `attributes` of a Quantize or Lookup row (-1: none).
+    ``value * 2**shift_a`` and ``value * 2**shift_b``. `c`: the condition of a SELECT row, which gives a where it is 1 and
+    b where it is 0 (-1 for all others). `attribute`: index into `attributes` of a Quantize or Lookup row (-1: none).
     `group`: index into `groups`, the layer a row belongs to. Inputs come first, in the order of `input_names`/`input_shapes`.
     """
 
@@ -84,6 +93,7 @@ class ScalarGraph:
     code: NDArray[np.uint8]
     a: NDArray[np.int32]
     b: NDArray[np.int32]
+    c: NDArray[np.int32]
     shift_a: NDArray[np.int16]
     shift_b: NDArray[np.int16]
     lo: Int64
@@ -117,11 +127,7 @@ class ScalarGraph:
             if self.code[row] == Code.INPUT:
                 values.append(given[row].astype(np.int64))
                 continue
-            operands = [
-                (values[int(i)], self._operand(int(i), int(s)))
-                for i, s in ((self.a[row], self.shift_a[row]), (self.b[row], self.shift_b[row]))
-                if i >= 0
-            ]
+            operands = [(values[i], self._operand(i, s)) for i, s in self.operands(row)]
             result = Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row])))
             values.append(self.op(row).evaluate(result, [t for _, t in operands], *(v for v, _ in operands)))
         return {
@@ -130,6 +136,15 @@ class ScalarGraph:
             )
             for o in self.outputs
         }
+
+    def operands(self, row: int) -> list[tuple[int, int]]:
+        """(row, shift) of each operand, in the order of the op's."""
+        found = (
+            (self.c[row], 0),
+            (self.a[row], self.shift_a[row]),
+            (self.b[row], self.shift_b[row]),
+        )
+        return [(int(i), int(s)) for i, s in found if i >= 0]
 
     def _operand(self, row: int, shift: int) -> Tensor:
         return Tensor((), Fixed(int(self.lo[row]), int(self.hi[row]), int(self.exp[row]) + shift))
@@ -141,9 +156,8 @@ class ScalarGraph:
         index: list[int] = []
         for row in range(len(self)):
             operands: list[int] = []
-            for i, s in ((int(self.a[row]), int(self.shift_a[row])), (int(self.b[row]), int(self.shift_b[row]))):
-                if i >= 0:
-                    operands.append(builder.add(Shift(s), index[i], name=f"v{row}.shift") if s else index[i])
+            for i, s in self.operands(row):
+                operands.append(builder.add(Shift(s), index[i], name=f"v{row}.shift") if s else index[i])
             index.append(builder.add(self.op(row), *operands, name=names.get(row, f"v{row}")))
         outputs = [
             Output(f"{o.name}.{k}", self._recounted(builder, index[int(r)], int(left)), o.real)
@@ -171,7 +185,7 @@ class ScalarBuilder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._code, self._a, self._b = array("B"), array("i"), array("i")
+        self._code, self._a, self._b, self._c = array("B"), array("i"), array("i"), array("i")
         self._sa, self._sb, self._exp = array("h"), array("h"), array("h")
         self._lo, self._hi = array("q"), array("q")
         self._attribute, self._group = array("i"), array("i")
@@ -217,11 +231,12 @@ class ScalarBuilder:
         self._lo[row], self._hi[row] = max(self._lo[row], lo), min(self._hi[row], hi)
 
     def _append(
-        self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1
+        self, code: Code, t: Fixed, a: int = -1, b: int = -1, sa: int = 0, sb: int = 0, attribute: int = -1, c: int = -1
     ) -> int:
         self._code.append(code)
         self._a.append(a)
         self._b.append(b)
+        self._c.append(c)
         self._sa.append(sa)
         self._sb.append(sb)
         self._lo.append(t.lo)  # pyright: ignore[reportArgumentType]
@@ -275,6 +290,17 @@ class ScalarBuilder:
             Code.MINIMUM, self.fixed(a, shift_a).minimum(self.fixed(b, shift_b)), a, b, shift_a, shift_b
         )
 
+    def compare(self, code: Code, a: int, b: int, shift_a: int = 0, shift_b: int = 0) -> int:
+        """1 where a * 2**shift_a is less than (LESS), at most (LESS_EQUAL) or EQUAL to b * 2**shift_b, else 0."""
+        x, y = (Tensor((), self.fixed(r, s)) for r, s in ((a, shift_a), (b, shift_b)))
+        return self._append(code, _SIMPLE[code].infer(x, y).fixed, a, b, shift_a, shift_b)
+
+    def select(self, c: int, a: int, b: int, shift_a: int = 0, shift_b: int = 0) -> int:
+        """a * 2**shift_a where c is 1, b * 2**shift_b where it is 0."""
+        types = (self.fixed(c), self.fixed(a, shift_a), self.fixed(b, shift_b))
+        result = _SIMPLE[Code.SELECT].infer(*(Tensor((), t) for t in types)).fixed
+        return self._append(Code.SELECT, result, a, b, shift_a, shift_b, c=c)
+
     def apply(self, op: Quantize | Lookup, a: int, shift: int = 0, result: Fixed | None = None) -> int:
         """op(a * 2**shift); pass the same op object for many rows, it is stored once.
 
@@ -301,6 +327,7 @@ class ScalarBuilder:
             column(self._code, np.uint8),
             column(self._a, np.int32),
             column(self._b, np.int32),
+            column(self._c, np.int32),
             column(self._sa, np.int16),
             column(self._sb, np.int16),
             column(self._lo, np.int64),
@@ -347,14 +374,19 @@ def _scalar_row(
         return operands[0][0], operands[0][1] + int(op.by)
     if isinstance(op, Quantize | Lookup):
         return builder.apply(op, *operands[0]), 0
-    code = _CODES.get(op.name)
+    code = _CODES.get(op.relation if isinstance(op, Compare) else op.name)
     if code is Code.NEG:
         return builder.neg(*operands[0]), 0
     if code is Code.MUL:
         return builder.mul(operands[0][0], operands[1][0], operands[0][1] + operands[1][1]), 0
     if code is None:
         raise CompileError(f"{name} ({op.name})", "is not an op of the scalar level", "unroll the graph first")
+    if isinstance(op, Select):
+        condition, operands = _settled(builder, *operands[0]), operands[1:]
+        return builder.select(condition, *(r for r, _ in operands), *(s for _, s in operands)), 0
     (a, sa), (b, sb) = operands
+    if isinstance(op, Compare):
+        return builder.compare(code, a, b, sa, sb), 0
     return methods[code](a, b, sa, sb), 0
 
 

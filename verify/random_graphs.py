@@ -14,6 +14,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import Builder, Graph, Output
 from ..ir.ops import (
     Add,
+    Compare,
     Concat,
     Constant,
     Gather,
@@ -28,10 +29,13 @@ from ..ir.ops import (
     ReduceMax,
     ReduceSum,
     Reshape,
+    Select,
     Shift,
     Sub,
     Transpose,
+    Window,
 )
+from ..ir.ops.compare import RELATIONS
 from ..ir.passes import PIPELINES, run
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed, Int64
@@ -118,6 +122,22 @@ def _binary(op: Callable[[], Add | Sub | Mul | Maximum | Minimum]):
     )
 
 
+def _compare(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
+    y = _same_shape(rng, b, x, nodes)
+    relation = RELATIONS[rng.integers(len(RELATIONS))]
+    return b.add(Compare(relation), *((x, y) if rng.random() < 0.5 else (y, x)))
+
+
+def _select(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
+    condition = _compare(rng, b, x, nodes)
+    if rng.random() < 0.2:  # a condition that is no comparison
+        t = b.type(condition)
+        condition = b.add(Quantize(Fixed(0, 1, 0), Rounding.TRN, Overflow.WRAP), _same_shape(rng, b, x, nodes))
+        x = b.add(Gather(rng.integers(0, b.type(x).size, t.shape)), x)
+    pair = (x, _same_shape(rng, b, x, nodes))
+    return b.add(Select(), condition, *(pair if rng.random() < 0.5 else pair[::-1]))
+
+
 def _linear(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
     n_in, n_out = b.type(x).shape[-1], int(rng.integers(1, 6))
     weights = rng.integers(-31, 32, (n_in, n_out)) * (rng.random((n_in, n_out)) < 0.8)
@@ -143,6 +163,15 @@ def _reshape(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> 
     return b.add(Reshape((t.size,) if rng.random() < 0.5 else (1, t.size)), x)
 
 
+def _window(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
+    rank = len(b.type(x).shape) - 1
+    if rank < 1:
+        raise CompileError("window", "needs a spatial axis")
+    kernel, strides, dilations = (tuple(int(v) for v in rng.integers(1, 3, rank)) for _ in range(3))
+    begin, end = (tuple(int(v) for v in rng.integers(0, 2, rank)) for _ in range(2))
+    return b.add(Window(kernel, strides, dilations, begin, end, "nearest" if rng.random() < 0.3 else "zero"), x)
+
+
 def _concat(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
     t = b.type(x)
     y = _narrow(rng, b, nodes[rng.integers(len(nodes))])
@@ -154,7 +183,8 @@ def _concat(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
 
 _MAKERS: tuple[Callable[..., int], ...] = (
     _binary(Add), _binary(Sub), _binary(Mul), _binary(Maximum), _binary(Minimum),
-    _linear, _linear, _lookup, _reshape, _concat,
+    _compare, _select, _select,
+    _linear, _linear, _lookup, _reshape, _concat, _window,
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(Neg(), x),

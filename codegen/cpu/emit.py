@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
-from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose
+from ...ir.ops import Concat, Constant, Gather, Input, Linear, Op, ReduceMax, ReduceSum, Reshape, Transpose, Window
 from ...ir.types import Int64, Tensor
 from ..project import Project
 from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
@@ -20,7 +20,7 @@ from .interface import header, identifier, storage_type
 
 __all__ = ["SUPPORTED", "check", "emit"]
 
-SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Concat)
+SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Concat, Window)
 """The ops that the engine has a rule for."""
 
 
@@ -52,6 +52,16 @@ def emit(graph: Graph) -> Project:
     body = writer.write()
     kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
     return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": header(graph)})
+
+
+def source_index(op: Op, shape: tuple[int, ...]) -> Int64:
+    """The flat index into the operand, of the given shape, that each element of a layout op is; -1: zero."""
+    if isinstance(op, Gather):
+        return op.indices
+    if isinstance(op, Window):
+        return op.indices(shape)
+    assert isinstance(op, Transpose)
+    return np.arange(math.prod(shape), dtype=np.int64).reshape(shape).transpose(op.axes)
 
 
 @dataclass(frozen=True)
@@ -222,7 +232,7 @@ class _Writer:
 
     def write(self) -> str:
         for i, node in enumerate(self.nodes):
-            if i in self.alias or isinstance(node.op, Constant) or self._inlined(i):
+            if i in self.alias or (self._inlined(i) and i not in self.formats):
                 continue
             self._node(i, node)
         for k, o in enumerate(self.graph.outputs):
@@ -286,6 +296,8 @@ class _Writer:
         self.steps.append(f"// {node.name}: {node.op.name} {operands} -> {list(node.type.shape)}")
         if isinstance(node.op, Input):
             self._input(i, node, forms)
+        elif isinstance(node.op, Constant):  # read as an output, or reshaped
+            self._elements(i, f"return {self._leaf(i, node.type, {}).text};", forms)
         elif i in self.owner:
             self._dense(i, node, forms)
         elif isinstance(node.op, ELEMENTWISE):
@@ -293,7 +305,7 @@ class _Writer:
             self._elements(i, f"return {e.lane}({e.text});", forms)
         elif isinstance(node.op, Concat):
             self._concat(i, node, forms)
-        elif isinstance(node.op, Gather | Transpose):
+        elif isinstance(node.op, Gather | Transpose | Window):
             self._gather(i, node, forms)
         else:
             self._reduce(i, node, forms)
@@ -443,10 +455,12 @@ class _Writer:
 
     def _gather(self, i: int, node: Node, forms: list[_Format]) -> None:
         x = node.operands[0]
-        flat = np.arange(self.nodes[x].type.size).reshape(self.nodes[x].type.shape)
-        index = node.op.indices if isinstance(node.op, Gather) else flat.transpose(node.op.axes)  # pyright: ignore[reportAttributeAccessIssue]
+        index = source_index(node.op, self.nodes[x].type.shape)
         at = self.tables.parameter(f"{node.name.replace('.', '_')}_from", index.reshape(-1).astype(np.int64))
-        self._elements(i, f"return b.{self.buffer(x, _LANES)}[{at}];", forms)
+        value = f"b.{self.buffer(x, _LANES)}[{at}]"
+        if (index < 0).any():
+            value = f"{at} < 0 ? {self._stored_lane(x)}{{}} : {value}"
+        self._elements(i, f"return {value};", forms)
 
     def _concat(self, i: int, node: Node, forms: list[_Format]) -> None:
         """Each element comes from one operand: a table of places copies them one operand at a time."""

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...ir.ops import Add, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Shift, Sub
+from ...ir.ops import Add, Compare, Lookup, Maximum, Minimum, Mul, Neg, Op, Quantize, Select, Shift, Sub
 from ...ir.rounding import Overflow, Rounding, round_ratio
 from ...ir.types import Fixed, Int64, Tensor
 from .formats import fits_int32
 
 __all__ = ["ELEMENTWISE", "Expression", "Tables", "apply", "lane"]
 
-ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Quantize, Lookup)
+ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Compare, Select, Quantize, Lookup)
+_RELATIONS = {"less": "<", "less_equal": "<=", "equal": "=="}
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ def apply(
             if kind == "wide" and both_narrow
             else f"({_to(operands[0], kind)} * {_to(operands[1], kind)})"
         )
+    elif isinstance(op, Compare):
+        text, kind = _compare(op, operands, tables, name), "vec"
+    elif isinstance(op, Select):
+        text, kind = _select(lo, hi, exp, operands, tables, name)
     elif isinstance(op, Neg):
         kind = lane(lo, hi)
         text = f"(-{_to(operands[0], kind)})"
@@ -120,6 +125,25 @@ def _binary(
     if isinstance(op, Maximum | Minimum):
         return f"{'vmax' if isinstance(op, Maximum) else 'vmin'}<{kind}>({x}, {y})", kind
     return f"({x} {'+' if isinstance(op, Add) else '-'} {y})", kind
+
+
+def _compare(op: Compare, operands: list[Expression], tables: Tables, name: str) -> str:
+    """Vector comparisons give -1 and 0."""
+    x, y = operands
+    exp = np.minimum(*(np.where((e.lo == 0) & (e.hi == 0), 1 << 30, e.exp) for e in (x, y)))  # a zero has no grid
+    ups = [np.where((e.lo == 0) & (e.hi == 0), 0, e.exp - exp) for e in (x, y)]
+    kind = lane(*(v << by for e, by in zip((x, y), ups) for v in (e.lo, e.hi)))
+    a, b = (_shifted(e, by, kind, tables, name) for e, by in zip((x, y), ups))
+    text = f"({kind}({a} {_RELATIONS[op.relation]} {b}) & 1)"
+    return text if kind == "vec" else f"narrow({text})"
+
+
+def _select(lo: Int64, hi: Int64, exp: Int64, operands: list[Expression], tables: Tables, name: str) -> tuple[str, str]:
+    condition, x, y = operands
+    ups = [np.where((e.lo == 0) & (e.hi == 0), 0, np.maximum(e.exp - exp, 0)) for e in (x, y)]
+    kind = lane(lo, hi, *(v << by for e, by in zip((x, y), ups) for v in (e.lo, e.hi)))
+    a, b = (_shifted(e, by, kind, tables, name) for e, by in zip((x, y), ups))
+    return f"({_to(condition, kind)} != {kind}{{}} ? {a} : {b})", kind
 
 
 def _lookup(op: Lookup, lo: Int64, hi: Int64, x: Expression, tables: Tables, name: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from ...hw_targets.devices import Device
 from ...ir.errors import CompileError
 from ...ir.evaluate import evaluate
 from ...ir.graph import Graph
-from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose
+from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
 from ...ir.types import MAX_BITS, Int64
 from ..project import Project
 from .functions import layer_function, parameters, top_function
@@ -37,7 +37,7 @@ from .testbench import testbench
 
 __all__ = ["SUPPORTED", "Hls", "check", "emit"]
 
-SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat)
+SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat, Window)
 """The primitives that this writer has a rule for."""
 
 _WIDEST = 400

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...ir.ops import Concat, Gather, Transpose
+from ...ir.ops import Concat, Gather, Transpose, Window
 from .plan import Function, Nest, Plan
 from .schedule import Schedule
 from .statements import INDENT, Body, array_index, loop_variables, strided, strides
@@ -125,7 +125,7 @@ def _loops(label: str, shape: tuple[int, ...], body: list[str]) -> list[str]:
 def _nest(plan: Plan, nest: Nest, tables: Tables) -> list[str]:
     node = plan.graph.nodes[nest.end]
     label, body = plan.names[nest.end], Body(plan, tables, nest)
-    if isinstance(node.op, Gather):
+    if isinstance(node.op, Gather | Window):
         return _gather(plan, nest.end, body, tables)
     if isinstance(node.op, Transpose):
         steps = strides(plan.graph.nodes[node.operands[0]].type.shape)
@@ -138,15 +138,20 @@ def _nest(plan: Plan, nest: Nest, tables: Tables) -> list[str]:
 
 def _gather(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
     node = plan.graph.nodes[i]
-    assert isinstance(node.op, Gather)
-    flat, name = node.op.indices.reshape(-1), plan.names[i]
+    assert isinstance(node.op, Gather | Window)
+    x = node.operands[0]
+    index = node.op.indices if isinstance(node.op, Gather) else node.op.indices(plan.graph.nodes[x].type.shape)
+    flat, name = index.reshape(-1), plan.names[i]
     steps = np.unique(np.diff(flat))
     if len(steps) <= 1:
         step = int(steps[0]) if len(steps) else 0
         index = strided(["i"] if step else [], [step], int(flat[0]))
     else:
         index = f"{tables.add(f'{name}_from', flat, f'{node.name}: where each element comes from')}[i]"
-    line = f"{name}[{'i' if flat.size > 1 else 0}] = {body.operand(node.operands[0], index)};"
+    value = body.operand(x, index)
+    if (flat < 0).any():  # padding
+        value = f"{index} < 0 ? {plan.types[i]}(0) : {plan.types[i]}({value})"
+    line = f"{name}[{'i' if flat.size > 1 else 0}] = {value};"
     return _loops(name, (flat.size,), [line])
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ...ir.graph import Graph
 from ...ir.ops import (
     Add,
+    Compare,
     Constant,
     Input,
     Linear,
@@ -22,6 +23,7 @@ from ...ir.ops import (
     ReduceMax,
     ReduceSum,
     Reshape,
+    Select,
     Shift,
     Sub,
 )
@@ -31,7 +33,7 @@ from .names import Names
 
 __all__ = ["ELEMENTWISE", "JOIN", "Function", "Nest", "Plan", "plan"]
 
-ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Quantize, Lookup)
+ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Compare, Select, Quantize, Lookup)
 JOIN = (*ELEMENTWISE, Linear, ReduceSum, ReduceMax)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ...ir.graph import Node
 from ...ir.ops import (
     Add,
+    Compare,
     Constant,
     Linear,
     Lookup,
@@ -21,6 +22,7 @@ from ...ir.ops import (
     Quantize,
     ReduceMax,
     ReduceSum,
+    Select,
     Shift,
     Sub,
 )
@@ -34,6 +36,7 @@ from .tables import Tables
 __all__ = ["INDENT", "Body", "array_index", "loop_variables", "strided", "strides"]
 
 _OPERATORS = {Add: "+", Sub: "-", Mul: "*"}
+_RELATIONS = {"less": "<", "less_equal": "<=", "equal": "=="}
 INDENT = "    "
 _WIDTH = 104
 
@@ -190,6 +193,12 @@ class Body:
         if isinstance(op, Maximum | Minimum):
             x, y = (self.operand(j) for j in node.operands)
             return f"{'larger' if isinstance(op, Maximum) else 'smaller'}<{kind}>({x}, {y})"
+        if isinstance(op, Compare):
+            x, y = (self.operand(j) for j in node.operands)
+            return f"{kind}({x} {_RELATIONS[op.relation]} {y})"
+        if isinstance(op, Select):
+            condition, x, y = (self.operand(j) for j in node.operands)
+            return f"{condition} != 0 ? {kind}({x}) : {kind}({y})"
         (x,) = node.operands
         if isinstance(op, Neg):
             return f"-{self.operand(x)}"

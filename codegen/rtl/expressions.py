@@ -13,7 +13,10 @@ from ...ir.rounding import Overflow, Rounding
 from ...ir.scalar import Code
 from .rows import Quantizer, quantizer
 
-__all__ = ["CASE_ENTRIES", "Operand", "extended", "literal", "row_lines", "table_function"]
+__all__ = ["CASE_ENTRIES", "COMPARISONS", "Operand", "extended", "literal", "row_lines", "table_function"]
+
+COMPARISONS = {Code.LESS: "<", Code.LESS_EQUAL: "<=", Code.EQUAL: "=="}
+"""Rows of one bit, and Verilog's operator."""
 
 CASE_ENTRIES = 4096
 """Larger tables are one long constant that is indexed, which tools read faster than so many cases."""
@@ -75,6 +78,12 @@ def row_lines(code: Code, name: str, width: int, operands: list[Operand], declar
     if code is Code.MUL:
         x, y = (o.name if o.signed else f"$signed({{1'b0, {o.name}}})" for o in operands)
         return [f"{declaration} = {x} * {y};"]
+    if code in COMPARISONS:
+        lines, test = _test(COMPARISONS[code], name, operands)
+        return [*lines, f"{declaration} = {test};"]
+    if code is Code.SELECT:
+        x, y, condition = operands
+        return [f"{declaration} = {condition.name} ? {extended(x, width)} : {extended(y, width)};"]
     return _extreme(code is Code.MAXIMUM, name, width, operands, declaration)
 
 
@@ -83,10 +92,20 @@ def _extreme(largest: bool, name: str, width: int, operands: list[Operand], decl
     if not y.name and y.lo == 0:
         choice = [literal(0, width), extended(x, width)]
         return [f"{declaration} = {x.sign} ? {' : '.join(choice if largest else choice[::-1])};"]
+    lines, test = _test(">" if largest else "<", name, [x, y])
+    return [*lines, f"{declaration} = ({test}) ? {extended(x, width)} : {extended(y, width)};"]
+
+
+def _test(operator: str, name: str, operands: list[Operand]) -> tuple[list[str], str]:
+    """(lines that go before, the comparison) of two operands in one width; one against zero may be a sign bit."""
+    x, y = operands
+    if operator == "<" and x.signed and not y.name and y.lo == 0:
+        return [], x.sign
     signed = x.signed or y.signed
-    wide = max(o.width + o.left + (signed and not o.signed) for o in (x, y) if o.name)
-    if not y.name:
-        wide = max(wide, (y.lo << y.left).bit_length() + signed)
+    wide = max(
+        o.width + o.left + (signed and not o.signed) if o.name else (o.lo << o.left).bit_length() + signed
+        for o in operands
+    )
     text, lines = [], []
     for o, suffix in ((x, "a"), (y, "b")):
         if o.name == "" or (o.width == wide and not o.left):
@@ -94,8 +113,7 @@ def _extreme(largest: bool, name: str, width: int, operands: list[Operand], decl
             continue
         lines.append(f"wire [{wide - 1}:0] {name}_{suffix} = {extended(o, wide)};")
         text.append(f"{name}_{suffix}")
-    test = " > ".join(f"$signed({t})" if signed else f"$unsigned({t})" for t in (text if largest else text[::-1]))
-    return [*lines, f"{declaration} = ({test}) ? {extended(x, width)} : {extended(y, width)};"]
+    return lines, f" {operator} ".join(f"$signed({t})" if signed else f"$unsigned({t})" for t in text)
 
 
 # ---- quantizers -----------------------------------------------------------------------------------------------------

@@ -85,8 +85,8 @@ def pipeline(
 def _operands(scalar: ScalarGraph) -> list[tuple[int, ...]]:
     """The operands of each row that have a stage: constants are always there."""
     constant = (scalar.code == Code.CONSTANT).tolist()
-    pairs = zip(scalar.a.tolist(), scalar.b.tolist())
-    return [tuple(dict.fromkeys(r for r in pair if r >= 0 and not constant[r])) for pair in pairs]
+    columns = zip(scalar.c.tolist(), scalar.a.tolist(), scalar.b.tolist())
+    return [tuple(dict.fromkeys(r for r in rows if r >= 0 and not constant[r])) for rows in columns]
 
 
 def _refuse_slow(scalar: ScalarGraph, delays: np.ndarray, clock_ns: float, usable: float) -> None:

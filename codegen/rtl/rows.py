@@ -106,6 +106,19 @@ def _extremes(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cos
     return _chosen(zero, relu, other)
 
 
+def _comparisons(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cost:
+    a, b = s.a[some], s.b[some]
+    exp_a, exp_b = (s.exp[r].astype(np.int64) + shift[some] for r, shift in ((a, s.shift_a), (b, s.shift_b)))
+    lowest = np.minimum(exp_a, exp_b)
+    sign = (s.code[some] == Code.LESS) & (s.lo[b] == 0) & (s.hi[b] == 0)  # a bit that is there already
+    return costs.compare(device, np.where(sign, 0, np.maximum(widths[a] + exp_a - lowest, widths[b] + exp_b - lowest)))
+
+
+def _choices(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cost:
+    masked = (s.code[s.a[some]] == Code.CONSTANT) | (s.code[s.b[some]] == Code.CONSTANT)
+    return _chosen(masked, costs.relu(device, widths[some]), costs.mux(device, widths[some]))
+
+
 def _chosen(first: NDArray[np.bool_], x: Cost, y: Cost) -> Cost:
     return Cost(*(np.where(first, getattr(x, p), getattr(y, p)) for p in ("lut", "ff", "dsp", "bram", "delay_ns")))
 
@@ -145,6 +158,8 @@ _RULES = (
     ((Code.MUL,), _products),
     ((Code.QUANTIZE,), _quantizers),
     ((Code.LOOKUP,), _tables),
+    ((Code.LESS, Code.LESS_EQUAL, Code.EQUAL), _comparisons),
+    ((Code.SELECT,), _choices),
 )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...ir.ops import Lookup, Quantize
 from ...ir.scalar import Code, ScalarGraph
 from ...ir.types import Fixed
-from .expressions import Operand, extended, literal, quantize_lines, row_lines, table_function
+from .expressions import COMPARISONS, Operand, extended, literal, quantize_lines, row_lines, table_function
 from .packing import Port, identifier
 from .pipeline import Pipeline
 from .rows import row_widths, table_values
@@ -54,7 +54,7 @@ class _Program:
     def __init__(self, scalar: ScalarGraph, pipeline: Pipeline, name: str, ports: Sequence[str]) -> None:
         self.scalar = scalar
         self.code = scalar.code.tolist()
-        self.a, self.b = scalar.a.tolist(), scalar.b.tolist()
+        self.a, self.b, self.c = scalar.a.tolist(), scalar.b.tolist(), scalar.c.tolist()
         self.shift_a, self.shift_b = scalar.shift_a.tolist(), scalar.shift_b.tolist()
         self.lo, self.hi, self.exp = scalar.lo.tolist(), scalar.hi.tolist(), scalar.exp.tolist()
         self.group, self.attribute = scalar.group.tolist(), scalar.attribute.tolist()
@@ -87,7 +87,8 @@ class _Program:
 
     def operands(self, row: int) -> tuple[int, ...]:
         """Operand rows that are signals."""
-        return tuple(dict.fromkeys(r for r in (self.a[row], self.b[row]) if r >= 0 and not self.is_constant(r)))
+        found = (self.c[row], self.a[row], self.b[row])
+        return tuple(dict.fromkeys(r for r in found if r >= 0 and not self.is_constant(r)))
 
     def declaration(self, row: int, kind: str, name: str) -> str:
         return f"{kind} {'signed ' if self.lo[row] < 0 else ''}[{self.width[row] - 1}:0] {name}"
@@ -188,8 +189,11 @@ def _row(p: _Program, row: int, tables: dict[tuple[int, ...], str], exported: bo
         lines = _lookup(p, row, tables, declaration)
         comment = p.ap_fixed(row)
     else:
-        pairs = [(p.a[row], p.shift_a[row]), (p.b[row], p.shift_b[row])]
-        operands = [p.operand(r, s, p.exp[row], stage) for r, s in pairs if r >= 0]
+        pairs = [(r, s) for r, s in ((p.a[row], p.shift_a[row]), (p.b[row], p.shift_b[row])) if r >= 0]
+        exp = min(p.exp[r] + s for r, s in pairs) if code in COMPARISONS else p.exp[row]
+        operands = [p.operand(r, s, exp, stage) for r, s in pairs]
+        if code is Code.SELECT:
+            operands.append(p.operand(p.c[row], 0, 0, stage))
         lines = row_lines(code, name, width, operands, declaration)
         comment = p.ap_fixed(row)
     return [*lines[:-1], f"{lines[-1]}  // {comment}"]

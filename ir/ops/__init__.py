@@ -2,15 +2,18 @@
 
 from .arithmetic import Add, Maximum, Minimum, Mul, Neg, Shift, Sub
 from .base import Op
+from .compare import Compare, Select
 from .layout import Concat, Gather, Reshape, Transpose
 from .linear import Linear
 from .quantizing import Lookup, Quantize, Requantize
 from .reduce import ReduceMax, ReduceSum
 from .sources import Constant, Input
+from .window import Window
 
 __all__ = [
     "OPS",
     "Add",
+    "Compare",
     "Concat",
     "Constant",
     "Gather",
@@ -27,9 +30,11 @@ __all__ = [
     "ReduceSum",
     "Requantize",
     "Reshape",
+    "Select",
     "Shift",
     "Sub",
     "Transpose",
+    "Window",
 ]
 
 OPS: dict[str, type[Op]] = {
@@ -46,14 +51,17 @@ OPS: dict[str, type[Op]] = {
         Neg,
         Shift,
         Maximum,
-        Minimum,  # elementwise, exact
+        Minimum,
+        Compare,
+        Select,  # elementwise, exact
         Linear,  # a constant matrix
         ReduceSum,
         ReduceMax,
         Reshape,
         Transpose,
         Gather,
-        Concat,  # layout: wires
+        Concat,
+        Window,  # layout: wires
     )
 }
 """Every op by its name in the text form."""

@@ -9,20 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from ..types import Fixed, Int64, IntLike, Tensor
-from .base import Op, broadcast_shape
+from .base import Op, aligned, broadcast_shape
 
 __all__ = ["Add", "Maximum", "Minimum", "Mul", "Neg", "Shift", "Sub"]
-
-
-def _aligned(result: Tensor, operands: Sequence[Tensor], values: Sequence[Int64]) -> list[Int64]:
-    """The values of all operands at the result's exponent, with batch axis in front of the broadcast shape."""
-    rank = len(result.shape)
-    spread = [v.reshape((v.shape[0],) + (1,) * (rank - (v.ndim - 1)) + v.shape[1:]) for v in values]
-    out: list[Int64] = []
-    for v, t in zip(spread, operands):
-        exp = t.fixed.exp if isinstance(t.fixed.exp, int) else np.broadcast_to(t.fixed.exp, t.shape)
-        out.append(v << np.asarray(exp - np.asarray(result.fixed.exp), np.int64))
-    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +26,7 @@ class Add(Op):
         return Tensor(broadcast_shape(self, x, y), x.fixed + y.fixed)
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        x, y = _aligned(result, operands, values)
+        x, y = aligned(result, operands, values)
         return x + y
 
 
@@ -53,7 +42,7 @@ class Sub(Op):
         return Tensor(broadcast_shape(self, x, y), x.fixed - y.fixed)
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        x, y = _aligned(result, operands, values)
+        x, y = aligned(result, operands, values)
         return x - y
 
 
@@ -86,7 +75,7 @@ class Maximum(Op):
         return Tensor(broadcast_shape(self, x, y), x.fixed.maximum(y.fixed))
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        x, y = _aligned(result, operands, values)
+        x, y = aligned(result, operands, values)
         return np.maximum(x, y)
 
 
@@ -102,7 +91,7 @@ class Minimum(Op):
         return Tensor(broadcast_shape(self, x, y), x.fixed.minimum(y.fixed))
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        x, y = _aligned(result, operands, values)
+        x, y = aligned(result, operands, values)
         return np.minimum(x, y)
 
 

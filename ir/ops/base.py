@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import CompileError
 from ..types import Int64, Tensor
 
-__all__ = ["Op", "broadcast_shape", "refuse"]
+__all__ = ["Op", "aligned", "broadcast_shape", "refuse"]
 
 
 class Op(ABC):
@@ -43,3 +43,14 @@ def broadcast_shape(op: Op, *operands: Tensor) -> tuple[int, ...]:
     except ValueError:
         shapes = " and ".join(str(list(t.shape)) for t in operands)
         raise refuse(op, f"operand shapes must broadcast, not {shapes}") from None
+
+
+def aligned(result: Tensor, operands: Sequence[Tensor], values: Sequence[Int64]) -> list[Int64]:
+    """The values of all operands at the result's exponent, with batch axis in front of the broadcast shape."""
+    rank = len(result.shape)
+    spread = [v.reshape((v.shape[0],) + (1,) * (rank - (v.ndim - 1)) + v.shape[1:]) for v in values]
+    out: list[Int64] = []
+    for v, t in zip(spread, operands):
+        exp = t.fixed.exp if isinstance(t.fixed.exp, int) else np.broadcast_to(t.fixed.exp, t.shape)
+        out.append(v << np.asarray(exp - np.asarray(result.fixed.exp), np.int64))
+    return out

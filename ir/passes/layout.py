@@ -7,6 +7,7 @@ import numpy as np
 from ..graph import Builder, Graph, Node, rewrite
 from ..ops import (
     Add,
+    Compare,
     Constant,
     Gather,
     Lookup,
@@ -18,6 +19,7 @@ from ..ops import (
     Quantize,
     Requantize,
     Reshape,
+    Select,
     Shift,
     Sub,
     Transpose,
@@ -28,7 +30,7 @@ from ..types import Fixed, Int64
 __all__ = ["merge_layout", "sink_transposes"]
 
 _UNARY = (Neg, Shift, Quantize, Requantize, Lookup)
-_BINARY = (Add, Sub, Mul, Maximum, Minimum)
+_JOINING = (Add, Sub, Mul, Maximum, Minimum, Compare, Select)
 
 
 def sink_transposes(graph: Graph) -> Graph:
@@ -41,7 +43,7 @@ def sink_transposes(graph: Graph) -> Graph:
         readers[graph.nodes[o.node].name] += 1
 
     def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
-        if not isinstance(node.op, (*_UNARY, *_BINARY)):
+        if not isinstance(node.op, (*_UNARY, *_JOINING)):
             return None
         moved = next((i for i in operands if isinstance(builder.nodes[i].op, Transpose)), None)
         if moved is None or builder.type(moved).shape != node.type.shape:
@@ -101,12 +103,14 @@ def _turned_rational(r: Rational, shape: tuple[int, ...], back: tuple[int, ...])
 
 
 def merge_layout(graph: Graph) -> Graph:
-    """A gather of a transpose, reshape or gather becomes one gather; reshapes of reshapes become one."""
+    """A gather of a transpose, reshape or gather becomes one gather; transposes and reshapes of their like become one."""
 
     def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
-        if not isinstance(node.op, Gather | Reshape):
+        if not isinstance(node.op, Gather | Reshape | Transpose):
             return None
         before = builder.nodes[operands[0]]
+        if isinstance(node.op, Transpose):
+            return _merged_transposes(builder, node, node.op, operands[0])
         if isinstance(node.op, Reshape):
             if isinstance(before.op, Reshape):
                 return builder.add(node.op, before.operands[0], name=node.name)
@@ -119,6 +123,16 @@ def merge_layout(graph: Graph) -> Graph:
         return builder.add(Gather(index.reshape(-1)[node.op.indices]), before.operands[0], name=node.name)
 
     return rewrite(graph, rule)
+
+
+def _merged_transposes(builder: Builder, node: Node, op: Transpose, operand: int) -> int | None:
+    """The transpose of a transpose; nothing at all where the axes come back to their order."""
+    before, axes = builder.nodes[operand], op.axes
+    if isinstance(before.op, Transpose):
+        operand, axes = before.operands[0], tuple(before.op.axes[a] for a in axes)
+    if axes == tuple(range(len(axes))):
+        return operand
+    return builder.add(Transpose(axes), operand, name=node.name) if axes != op.axes else None
 
 
 def _source(builder: Builder, i: int) -> Int64 | None:

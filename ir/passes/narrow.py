@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..graph import Builder, Graph, Node, rewrite
 from ..ops import (
     Add,
+    Compare,
     Concat,
     Constant,
     Gather,
@@ -19,14 +20,18 @@ from ..ops import (
     Quantize,
     Requantize,
     Reshape,
+    Select,
     Shift,
     Sub,
     Transpose,
+    Window,
 )
 from ..rounding import Rounding
 from ..types import Int64, IntLike, Tensor
 
 __all__ = ["drop_unseen_bits", "zero_unused_elements"]
+
+_ELEMENTWISE = (Add, Sub, Maximum, Minimum, Compare, Select, Neg, Shift, Quantize, Requantize, Lookup)
 
 
 def drop_unseen_bits(graph: Graph) -> Graph:
@@ -135,16 +140,17 @@ def _needed(node: Node, k: int, alive: NDArray[np.bool_], operands: tuple[Tensor
     op, shape = node.op, operands[k].shape
     if isinstance(op, Linear):
         return (alive.astype(np.float32) @ (op.weights != 0).T.astype(np.float32)) > 0
-    if isinstance(op, Add | Sub | Maximum | Minimum | Neg | Shift | Quantize | Requantize | Lookup):
+    if isinstance(op, _ELEMENTWISE):
         return _reduced(shape, alive)
     if isinstance(op, Reshape):
         return alive.reshape(shape)
     if isinstance(op, Transpose):
         return alive.transpose(np.argsort(op.axes))
-    if isinstance(op, Gather):
-        read = np.zeros(operands[k].size, bool)
-        read[op.indices[alive]] = True
-        return read.reshape(shape)
+    if isinstance(op, Gather | Window):
+        index = op.indices if isinstance(op, Gather) else op.indices(shape)
+        read = np.zeros(operands[k].size + 1, bool)  # the last: padding, index -1
+        read[index[alive]] = True
+        return read[:-1].reshape(shape)
     if isinstance(op, Concat):
         start = sum(t.shape[op.axis] for t in operands[:k])
         return alive.take(range(start, start + shape[op.axis]), axis=op.axis)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import CompileError
 from ..graph import Builder, Graph, Node, Output, rewrite
-from ..ops import Add, Constant, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize
+from ..ops import Add, Compare, Constant, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize, Select
 from ..rounding import Overflow
 from ..text import format_attributes
 from ..types import Int64, IntLike, bit_length
@@ -157,6 +157,8 @@ def narrow_ranges(graph: Graph) -> Graph:
                 return operands[0]
         if isinstance(node.op, Maximum | Minimum) and node.name not in kept:
             return _winner(builder, node, operands)
+        if isinstance(node.op, Compare | Select):
+            return _decided(builder, node, operands, node.name in kept)
         if isinstance(node.op, Lookup):
             return _trimmed(builder, node, node.op, operands[0])
         return None
@@ -186,6 +188,21 @@ def _winner(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | No
         if bool(np.all(np.asarray(gap.lo) >= 0)) and builder.type(mine).shape == node.type.shape:
             return mine
     return None
+
+
+def _decided(builder: Builder, node: Node, operands: tuple[int, ...], kept: bool) -> int | None:
+    """What a comparison always gives, as a constant; the operand that a choice always takes, if its shape is the result's."""
+    t = node.op.infer(*(builder.type(i) for i in operands))
+    if isinstance(node.op, Compare):
+        lo, hi, _ = t.arrays()
+        return builder.add(Constant(lo.copy()), name=node.name) if lo.size and (lo == hi).all() else None
+    condition = builder.type(operands[0]).fixed
+    for value, chosen in ((1, operands[1]), (0, operands[2])):
+        always = np.all(np.asarray(condition.lo) == value) and np.all(np.asarray(condition.hi) == value)
+        same = builder.type(chosen) == t if kept else builder.type(chosen).shape == t.shape
+        if always and same:
+            return chosen
+    return operands[1] if operands[1] == operands[2] and builder.type(operands[1]).shape == t.shape else None
 
 
 def _trimmed(builder: Builder, node: Node, op: Lookup, operand: int) -> int | None:

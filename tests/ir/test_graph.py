@@ -166,6 +166,5 @@ def test_a_hundred_thousand_scalar_ops_stay_small():
 
 
 def test_every_op_is_documented_and_has_text_attributes():
-    assert len(OPS) == 19
     for op in OPS.values():
         assert op.__doc__.strip().endswith((".", "table."))

@@ -11,6 +11,7 @@ from hwcompile import CompileError
 from hwcompile.ir.ops import (
     OPS,
     Add,
+    Compare,
     Concat,
     Constant,
     Gather,
@@ -26,9 +27,11 @@ from hwcompile.ir.ops import (
     ReduceSum,
     Requantize,
     Reshape,
+    Select,
     Shift,
     Sub,
     Transpose,
+    Window,
 )
 from hwcompile.ir.rational import as_rational
 from hwcompile.ir.rounding import Overflow, Rounding, overflowed, round_fraction
@@ -94,6 +97,39 @@ def test_binary(op, f, seed):
     rank = max(map(len, shapes))
     reals = [real(t, v).reshape((len(v),) + (1,) * (rank - len(t.shape)) + t.shape) for t, v in zip(operands, values)]
     check(op, operands, values, f(*reals))
+
+
+@pytest.mark.parametrize("relation,f", [("less", np.less), ("less_equal", np.less_equal), ("equal", np.equal)])
+@given(seed=seeds)
+@settings(max_examples=40)
+def test_compare(relation, f, seed):
+    rng = np.random.default_rng(seed)
+    shapes = [((3, 4), (3, 4)), ((3, 4), (4,)), ((2, 1), (1, 3)), ((), (5,))][rng.integers(4)]
+    operands = [random_tensor(rng, s, bits=int(rng.integers(1, 9))) for s in shapes]
+    values = [random_values(rng, t) for t in operands]
+    rank = max(map(len, shapes))
+    reals = [real(t, v).reshape((len(v),) + (1,) * (rank - len(t.shape)) + t.shape) for t, v in zip(operands, values)]
+    result = check(Compare(relation), operands, values, f(*reals).astype(int))
+    # Where the type says that the result varies, some operands within their intervals give each of the two.
+    ends = [np.broadcast_to(real(t, a), result.shape) for t in operands for a in t.arrays()[:2]]
+    seen = [f(x, y) for x in ends[:2] for y in ends[2:]]
+    lo, hi, _ = result.arrays()
+    if relation != "equal":
+        assert (np.any(seen, axis=0) == hi).all()
+        assert (np.all(seen, axis=0) == lo).all()
+
+
+@given(seed=seeds)
+def test_select(seed):
+    rng = np.random.default_rng(seed)
+    shapes = [((3, 4), (3, 4), (4,)), ((4,), (3, 4), ()), ((), (2, 1), (1, 3))][rng.integers(3)]
+    low = rng.integers(0, 2, shapes[0])
+    condition = Tensor(shapes[0], Fixed.of(low, np.maximum(low, rng.integers(0, 2, shapes[0])), 0))
+    operands = [condition, *(random_tensor(rng, s) for s in shapes[1:])]
+    values = [random_values(rng, t) for t in operands]
+    rank = max(map(len, shapes))
+    c, x, y = (real(t, v).reshape((len(v),) + (1,) * (rank - len(t.shape)) + t.shape) for t, v in zip(operands, values))
+    check(Select(), operands, values, np.where(c == 1, x, y))
 
 
 @given(seed=seeds)
@@ -192,6 +228,28 @@ def test_layout(seed):
 
 
 @given(seed=seeds)
+def test_window(seed):
+    """Against a loop over positions and taps, in fractions."""
+    rng = np.random.default_rng(seed)
+    x = random_tensor(rng, (5, 4, 2))
+    op = Window((3, 2), (2, 1), (1, int(rng.integers(1, 3))), (1, 0), (int(rng.integers(0, 2)), 1))
+    values = random_values(rng, x)
+    padded = np.pad(real(x, values), ((0, 0), (1, op.end[0]), (0, 1), (0, 0)), constant_values=Fraction(0))
+    shape = op.infer(x).shape
+    expected = np.empty((len(values), *shape), object)
+    for p, q, i, j in np.ndindex(shape[0], shape[1], 3, 2):
+        expected[:, p, q, 2 * i + j] = padded[:, 2 * p + i, q + j * op.dilations[1]]
+    check(op, [x], [values], expected)
+
+
+def test_a_window_filled_with_the_nearest_keeps_every_maximum():
+    x = Tensor((4, 1), Fixed(-8, -1, 0))
+    op = Window((3,), (1,), (1,), (1,), (1,), "nearest")
+    got = op.evaluate(op.infer(x), [x], np.array([[[-5], [-3], [-8], [-2]]]))
+    assert got[0, :, :, 0].max(axis=1).tolist() == [-3, -3, -2, -2]
+
+
+@given(seed=seeds)
 def test_lookup(seed):
     rng = np.random.default_rng(seed)
     t = Tensor((3,), Fixed.of(rng.integers(-8, 0, 3), rng.integers(0, 8, 3), rng.integers(0, 2, 3)))
@@ -229,6 +287,16 @@ X = Tensor((4,), Fixed(-8, 7, 0))
             Quantize(Fixed(0, 2, 0)),
             (X,),
             "quantize: WRAP needs intervals that span a power of two, not Fixed(0, 2, 0); use SAT",
+        ),
+        (
+            Compare("greater"),
+            (X, X),
+            "compare: the relation must be one of less, less_equal, equal, not 'greater'",
+        ),
+        (
+            Select(),
+            (X, X, X),
+            "select: the condition must be 0 or 1, not within Fixed(-8, 7, 0); compare it with a constant first",
         ),
         (Gather(np.array([4])), (X,), "gather: indices must be within 0..3, not 4..4"),
         (
