@@ -19,6 +19,7 @@ from .real import (
     Clip,
     Concat,
     Dense,
+    Embedding,
     Float,
     Function,
     Gather,
@@ -175,6 +176,8 @@ class _Task:
             for s in sites:
                 if s.weights and isinstance(op, Dense):
                     op = _quantized_weights(op, widths[s])
+                if s.weights and isinstance(op, Embedding):
+                    op = Embedding(_quantized_table(op.table, widths[s]))
                 if s.weights and isinstance(op, Scale):
                     op = Scale(_significant(op.number, widths[s]))
             index = builder.add(op, *(new[j] for j in node.operands), name=node.name)
@@ -211,6 +214,9 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
         elif isinstance(op, Dense):
             open_value(node.operands[0])
             if op.ints is None and exact_weight_bits(op) is None:
+                found[_Site(i, weights=True)] = None
+        elif isinstance(op, Embedding):
+            if exact_weight_bits(Dense(op.table)) is None:
                 found[_Site(i, weights=True)] = None
         elif isinstance(op, Scale) and not _power_of_two(op.number) and not _ends_quantized(model, users, i):
             found[_Site(i, weights=True)] = None
@@ -323,6 +329,13 @@ def _quantized_weights(op: Dense, bits: int) -> Dense:
     scale = np.ldexp(1.0, _exponent(np.abs(op.weights).max(axis=0, initial=0), steps))
     ints = np.clip(np.round(op.weights / scale), -steps, steps).astype(np.int64)
     return Dense(ints.astype(np.float64) * scale, ints, scale)
+
+
+def _quantized_table(table: Float, bits: int) -> Float:
+    """The values of a table in `bits` bits with one power-of-two scale."""
+    steps = (1 << (bits - 1)) - 1
+    scale = np.ldexp(1.0, _exponent(np.abs(table).max(initial=0), steps))
+    return np.clip(np.round(table / scale), -steps, steps) * scale
 
 
 def _significant(x: Float, bits: int) -> Float:

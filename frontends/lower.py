@@ -20,6 +20,7 @@ from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
 from .inputs import NEEDS_DATA, input_quantizers, lower_input, target_type
 from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
+from .lower_choices import compare, embedding, extreme, select
 from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
@@ -374,16 +375,6 @@ def _constant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     return Lazy(made)
 
 
-def _extreme(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
-    """max or min of two data values; a common positive scale stays pending."""
-    x, y = (settle(builder, v, node.name) for v in operands)
-    op = ops.Maximum() if isinstance(node.op, real.Maximum) else ops.Minimum()
-    a, b = x.affine, y.affine
-    if isinstance(a.scale, Fraction) and a.scale > 0 and a == b:
-        return Lazy(builder.add(op, x.node, y.node, name=node.name), (a,))
-    return Lazy(builder.add(op, materialise(builder, x, node.name), materialise(builder, y, node.name), name=node.name))
-
-
 def _concat(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     assert isinstance(node.op, real.Concat)
     parts = [settle(builder, v, node.name) for v in operands]
@@ -443,7 +434,10 @@ _RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
     real.Concat: _concat,
     real.Reduce: _reduce,
     real.Constant: _constant,
-    real.Maximum: _extreme,
-    real.Minimum: _extreme,
+    real.Maximum: extreme,
+    real.Minimum: extreme,
+    real.Compare: compare,
+    real.Select: select,
+    real.Embedding: embedding,
 }
 """How each real op is lowered."""

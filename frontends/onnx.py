@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 from ..ir.graph import clean_name
+from ..ir.rounding import Rounding
 from .onnx_context import Const, Context, Ref, Value
-from .onnx_file import constant_tensors, input_shape, load_model
+from .onnx_file import InputAxes, constant_tensors, input_axes, load_model
 from .onnx_functions import FUNCTION_OPERATORS
 from .onnx_layout import LAYOUT
 from .onnx_quantizers import QUANTIZERS
@@ -28,6 +29,7 @@ from .real import (
     Leaky,
     Mul,
     Offset,
+    Quant,
     RealBuilder,
     RealModel,
     RealOp,
@@ -50,11 +52,12 @@ def read_onnx(source: str | Path | bytes | Any) -> RealModel:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 13)
     builder = RealBuilder(graph.name if graph.name not in ("", "main_graph", "torch_jit") else name)
     values: dict[str, Value] = {k: Const(v) for k, v in constant_tensors(model).items()}
-    for tensor in graph.input:
-        if tensor.name not in values:
-            values[tensor.name] = Ref(builder.add(Input(input_shape(tensor)), name=tensor.name))
+    axes = {t.name: input_axes(t) for t in graph.input if t.name not in values}
+    single = bool(axes) and all(a.single for a in axes.values())
+    for name, a in axes.items():
+        values[name] = _input(builder, name, a)
     for node in graph.node:
-        _read_node(builder, node, values, opset)
+        _read_node(builder, node, values, opset, single)
     outputs: list[tuple[str, int]] = []
     for tensor in graph.output:
         found = values.get(tensor.name)
@@ -64,6 +67,15 @@ def read_onnx(source: str | Path | bytes | Any) -> RealModel:
     if not outputs:
         raise CompileError(name, "the model has no outputs")
     return builder.model(outputs)
+
+
+def _input(builder: RealBuilder, name: str, axes: InputAxes) -> Ref:
+    """An input; one of a narrow integer type has its precision from there."""
+    index = builder.add(Input(axes.shape, axes.whole), name=name)
+    if axes.limits is not None:
+        one, zero = np.asarray(1.0), np.zeros((), np.int64)
+        index = builder.add(Quant(one, zero, *axes.limits, Rounding.RND_CONV), index, name=f"{name}.integers")
+    return Ref(index, batch=axes.batch)
 
 
 def output_name(name: str, taken: list[str]) -> str:
@@ -76,7 +88,7 @@ def output_name(name: str, taken: list[str]) -> str:
     return clean
 
 
-def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int) -> None:
+def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int, single: bool) -> None:
     where = f"{node.name or (node.output[0] if node.output else '')} ({node.op_type})"
     operands = [values.get(i) for i in node.input if i]
     on_data_only = node.op_type not in OPERATORS or node.op_type in _ON_DATA
@@ -92,7 +104,8 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
         raise CompileError(
             where, f"operand '{missing[0]}' is defined nowhere before", "the file is damaged or not sorted"
         )
-    context = Context(builder, node, where, [values[i] if i else None for i in node.input], opset)
+    context = Context(builder, node, where, [values[i] if i else None for i in node.input], opset, single)
+    _check_batch(context)
     codes = next((v.codes for v in context.inputs if isinstance(v, Ref) and v.codes is not None), None)
     if codes is not None and (node.op_type not in _ON_CODES or (codes.scale.size > 1 and node.op_type in LAYOUT)):
         raise CompileError(where, "would work on quantized integers", "put a DequantizeLinear before it")
@@ -107,8 +120,22 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
     context.finish()
     results = result if isinstance(result, list) else [result]
     for name, value in zip(node.output, results):
-        keeps = codes is not None and node.op_type != "DequantizeLinear" and isinstance(value, Ref)
-        values[name] = Ref(value.index, codes) if keeps and isinstance(value, Ref) else value
+        keeps = codes is not None and node.op_type != "DequantizeLinear"
+        values[name] = Ref(value.index, codes, value.batch) if keeps and isinstance(value, Ref) else value
+
+
+def _check_batch(c: Context) -> None:
+    """Refuse a batch axis that is not in front where an operator cares, and operands that disagree about it."""
+    refs = [v for v in c.inputs if isinstance(v, Ref)]
+    moved = next((v for v in refs if v.batch != 0), None)
+    if moved is None:
+        return
+    shape = ["batch" if n == -1 else n for n in c.full_shape(moved)]
+    if c.node.op_type not in ANY_BATCH:
+        raise c.error(f"needs the batch axis in front, not shape {shape}", "transpose before it")
+    behind = [len(c.shape(v)) - max(v.batch, 0) for v in refs]
+    if any(n != behind[0] for n in behind):
+        raise c.error("its operands must have their batch axes at the same place", "transpose one of them")
 
 
 def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> Const:
@@ -135,7 +162,7 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
         ) from None
 
 
-_ON_DATA = {**WINDOWS, **SELECTIONS, **FUNCTION_OPERATORS, **REDUCTIONS}
+_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS} - {"Expand"}
 """Operators whose readers expect data: on constants alone they are folded."""
 
 _ON_CODES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Clip", "Identity", "DequantizeLinear")
@@ -324,3 +351,37 @@ OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""
+
+ANY_BATCH = frozenset(
+    (
+        "MatMul",
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Clip",
+        "Sigmoid",
+        "Tanh",
+        "Softmax",
+        "Slice",
+        "Gather",
+        "Split",
+        "Reshape",
+        "Flatten",
+        "Shape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Concat",
+        "Identity",
+        "Dropout",
+        "Cast",
+        *FUNCTION_OPERATORS,
+        *QUANTIZERS,
+        *(k for k in REDUCTIONS if k.startswith("Reduce")),
+    )
+)
+"""Operators for which the batch axis may be anywhere."""  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,8 +11,22 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from .onnx_file import attribute_values
 from .real import (
+    Add,
+    Compare,
+    Concat,
+    Constant,
+    Gather,
+    Input,
+    Maximum,
+    Minimum,
+    Mul,
+    Quant,
     RealBuilder,
     RealOp,
+    Reshape,
+    Select,
+    Sub,
+    Transpose,
 )
 
 __all__ = ["Codes", "Const", "Context", "Ref", "Value"]
@@ -29,14 +43,16 @@ class Const:
 
 @dataclass(frozen=True)
 class Ref:
-    """A value of each event: node `index` of the real model.
+    """A value of each event: node `index` of the real model, whose shape has no batch axis.
 
     Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is their scale and zero
-    point, and the node holds the real value that the codes stand for.
+    point, and the node holds the real value that the codes stand for. `batch` is where the file has the batch axis: in
+    front, but not around recurrent layers, and -1 where a file for one event has dropped it.
     """
 
     index: int
     codes: Codes | None = None
+    batch: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +69,12 @@ Value: TypeAlias = Const | Ref
 class Context:
     """What an operator's function sees: its node, its operands and attributes, and the model being built."""
 
-    def __init__(self, builder: RealBuilder, node: Any, where: str, inputs: list[Value | None], opset: int) -> None:
+    def __init__(
+        self, builder: RealBuilder, node: Any, where: str, inputs: list[Value | None], opset: int, single: bool = False
+    ) -> None:
         self.builder, self.node, self.where, self.inputs, self.opset = builder, node, where, inputs, opset
+        self.single = single  # the file is for one event: its batch axis has length 1
+        self.batch = next((v.batch for v in inputs if isinstance(v, Ref)), 0)
         self._attributes = attribute_values(node, where)
         self._read: set[str] = set()
 
@@ -74,11 +94,35 @@ class Context:
         return CompileError(self.where, rule, fix)
 
     def add(self, op: RealOp, *operands: int, suffix: str = "") -> Ref:
+        """Append a real op. The batch axis of the result stays where it was, counted from the last axis."""
         name = self.node.name or self.node.output[0] or self.node.op_type
-        return Ref(self.builder.add(op, *operands, name=f"{name}{suffix}"))
+        index = self.builder.add(op, *operands, name=f"{name}{suffix}")
+        if self.batch <= 0:
+            return Ref(index, batch=self.batch)
+        first = next(v for v in self.inputs if isinstance(v, Ref))
+        return Ref(index, batch=len(self.builder.nodes[index].shape) - (len(self.shape(first)) - self.batch))
+
+    def placed(self, value: Ref, batch: int) -> Ref:
+        """The value, whose batch axis is at `batch` in the file."""
+        return replace(value, batch=batch)
+
+    def rank(self, value: Value) -> int:
+        """Axes in the file, the batch axis among them."""
+        return len(self.shape(value)) + (isinstance(value, Ref) and value.batch >= 0)
+
+    def full_shape(self, value: Value) -> tuple[int, ...]:
+        """The shape in the file, with -1 for the batch axis."""
+        shape = self.shape(value)
+        if isinstance(value, Const) or value.batch < 0:
+            return shape
+        return (*shape[: value.batch], -1, *shape[value.batch :])
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return self.builder.nodes[value.index].shape if isinstance(value, Ref) else value.values.shape
+
+    def is_whole(self, value: Ref) -> bool:
+        """The value is a whole number because of where it comes from: an integer input, a comparison, a rounding."""
+        return _is_whole(self.builder, value.index)
 
     def given(self, k: int) -> bool:
         return k < len(self.inputs) and self.inputs[k] is not None
@@ -121,12 +165,12 @@ class Context:
 
     def axis(self, axis: int, rank: int) -> int:
         """An axis of a data tensor as ONNX counts it (batch axis included) to one without the batch axis."""
-        full = rank + 1
+        full = rank + (self.batch >= 0)
         if not -full <= axis < full:
             raise self.error(f"axis {axis} must be one of the operand's {full} axes")
-        if axis % full == 0:
-            raise self.error("axis 0 is the batch axis, which must stay as it is")
-        return axis % full - 1
+        if axis % full == self.batch:
+            raise self.error(f"axis {self.batch} is the batch axis, which must stay as it is")
+        return axis % full - (0 <= self.batch < axis % full)
 
     @property
     def all_constant(self) -> bool:
@@ -135,8 +179,24 @@ class Context:
 
     def event(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
         """A constant that broadcasts against batched data, without the batch axis."""
-        if values.ndim <= rank:
+        at = values.ndim - (rank + 1 - self.batch)  # the batch axis, as the constant counts
+        if self.batch < 0 or at < 0:
             return values
-        if values.ndim > rank + 1 or values.shape[0] != 1:
+        if values.ndim > rank + 1 or values.shape[at] != 1:
             raise self.error(f"a constant of shape {list(values.shape)} must not depend on the batch axis")
-        return values[0]
+        return np.take(values, 0, axis=at)
+
+
+def _is_whole(builder: RealBuilder, i: int) -> bool:
+    node = builder.nodes[i]
+    if isinstance(node.op, Input):
+        return node.op.whole
+    if isinstance(node.op, Constant):
+        return bool((node.op.values == np.round(node.op.values)).all())
+    if isinstance(node.op, Quant):
+        return bool(np.all(node.op.scale == 1))
+    if isinstance(node.op, Select):
+        return all(_is_whole(builder, j) for j in node.operands[1:])
+    if isinstance(node.op, Reshape | Transpose | Gather | Concat | Add | Sub | Mul | Maximum | Minimum):
+        return all(_is_whole(builder, j) for j in node.operands)
+    return isinstance(node.op, Compare)

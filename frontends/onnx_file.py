@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,24 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 
-__all__ = ["attribute_values", "constant_tensors", "input_shape", "load_model"]
+__all__ = ["InputAxes", "attribute_values", "constant_tensors", "input_axes", "load_model"]
 
 _MAX_TENSOR_BYTES = 1 << 31
 _MAX_RANK = 8
-_NUMBER_TYPES = (0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)
+_INTEGERS = {
+    2: (0, 255),
+    3: (-128, 127),
+    4: (0, 65535),
+    5: (-32768, 32767),
+    6: None,
+    7: None,
+    9: (0, 1),
+    12: None,
+    13: None,
+}
+"""ONNX element types that are integers or bool, with their limits where those say how wide the data are."""
+
+_NUMBER_TYPES = (0, 1, 10, 11, *_INTEGERS)
 """ONNX element types that are integers or floats; 0 is unspecified."""
 
 
@@ -140,23 +154,36 @@ def _array(tensor: Any, where: str) -> NDArray[Any]:
         ) from None
 
 
-def input_shape(tensor: Any) -> tuple[int, ...]:
-    """Shape of a graph input without its batch axis, which may be dynamic; nothing else may."""
+@dataclass(frozen=True)
+class InputAxes:
+    """Shape of an input of one event, where the file has the batch axis, whether that is fixed at one event, and the
+    interval of its integers where its type is a narrow integer; `whole`: its type is some integer."""
+
+    shape: tuple[int, ...]
+    batch: int
+    single: bool
+    whole: bool
+    limits: tuple[int, int] | None
+
+
+def input_axes(tensor: Any) -> InputAxes:
+    """The axes of a graph input. One may be dynamic, which then is the batch axis; else that is the first."""
     dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.type.tensor_type.shape.dim]
+    where, kind = f"input {tensor.name}", tensor.type.tensor_type.elem_type
     if not tensor.type.HasField("tensor_type") or not dims:
-        raise CompileError(f"input {tensor.name}", "must be a tensor with a batch axis in front")
-    if tensor.type.tensor_type.elem_type not in _NUMBER_TYPES:
-        raise CompileError(f"input {tensor.name}", "must be a tensor of numbers", "export it as float32")
-    shape = [d for d in dims[1:] if isinstance(d, int) and d > 0]
-    if len(shape) < len(dims) - 1:
+        raise CompileError(where, "must be a tensor with a batch axis in front")
+    if kind not in _NUMBER_TYPES:
+        raise CompileError(where, "must be a tensor of numbers", "export it as float32")
+    dynamic = [k for k, d in enumerate(dims) if not (isinstance(d, int) and d > 0)]
+    if len(dynamic) > 1:
         raise CompileError(
-            f"input {tensor.name}",
-            f"only the first axis may be dynamic, not {dims}",
-            "export the model with fixed shapes",
+            where, f"only one axis may be dynamic, the batch axis, not {dims}", "export the model with fixed shapes"
         )
+    batch = dynamic[0] if dynamic else 0
+    shape = [int(d) for k, d in enumerate(dims) if k != batch]
     if math.prod(shape) >= 1 << 24:
-        raise CompileError(f"input {tensor.name}", f"at most 2**24 values per event, not {shape}")
-    return tuple(shape)
+        raise CompileError(where, f"at most 2**24 values per event, not {shape}")
+    return InputAxes(tuple(shape), batch, dims[batch] == 1, kind in _INTEGERS, _INTEGERS.get(kind))
 
 
 def attribute_values(node: Any, where: str) -> dict[str, Any]:

@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_context import Const, Context, Value
+from ..ir.rounding import Rounding
+from .onnx_context import Const, Context, Ref, Value
 from .real import (
+    Compare,
     Concat,
+    Constant,
+    Gather,
+    Quant,
     Reshape,
     Transpose,
 )
@@ -18,59 +23,94 @@ from .real import (
 __all__ = ["LAYOUT"]
 
 
-def _resolved(c: Context, wanted: Sequence[int], size: int, batched: bool) -> tuple[int, ...]:
-    """A reshape target without the batch axis."""
-    target = [int(n) for n in wanted]
-    if batched:
-        if not target:
-            raise c.error("cannot drop the batch axis")
-        rest = target[1:]
-        known = math.prod(n for n in rest if n != -1)
-        whole = -1 not in rest and known == size  # then the first axis can only be the batch, whatever its number
-        if not (whole or target[0] in (-1, 0, 1)) or (target.count(-1) > 1 and target[0] != -1):
-            raise c.error(f"the target {target} must keep the batch axis in front")
-        if -1 not in rest:
-            return tuple(rest)
-        if not known or size % known:
-            raise c.error(f"{size} values cannot take the shape {target}")
-        return tuple(size // known if n == -1 else n for n in rest)
-    return tuple(target)
+def _filled(wanted: Sequence[int], size: int) -> tuple[int, ...] | None:
+    """The target with its -1 worked out; None where it does not hold `size` values."""
+    known = math.prod(n for n in wanted if n != -1)
+    if list(wanted).count(-1) == 1 and known and size % known == 0:
+        return tuple(size // known if n == -1 else n for n in wanted)
+    return tuple(wanted) if -1 not in wanted and known == size else None
+
+
+def _target(c: Context, x: Ref, wanted: Sequence[int], copied: int | None) -> tuple[tuple[int, ...], int]:
+    """(shape without the batch axis, where the batch axis is) of a reshape target; `copied`: the axis that copies it.
+
+    The values of one event stay together if as many of them come before the batch axis as did, and as many behind it.
+    """
+    shape, size = c.shape(x), math.prod(c.shape(x))
+    if min(wanted, default=0) < -1:
+        raise c.error(f"the target {list(wanted)} must not count events", "export the model with fixed shapes")
+    if x.batch >= 0:
+        before, behind = math.prod(shape[: x.batch]), math.prod(shape[x.batch :])
+        likely = [x.batch, *(k for k, n in enumerate(wanted) if n == -1), *range(len(wanted))]
+        for k in likely if copied is None else [copied]:
+            if k >= len(wanted) or (wanted[k] not in (-1, 1) and -1 in (*wanted[:k], *wanted[k + 1 :])):
+                continue
+            left, right = _filled(wanted[:k], before), _filled(wanted[k + 1 :], behind)
+            if left is not None and right is not None:
+                return (*left, *right), k
+    whole = _filled(wanted, size) if c.single or x.batch < 0 else None
+    if whole is not None:
+        return whole, -1
+    raise c.error(f"the target {list(wanted)} must keep the batch axis apart from the {list(shape)} values of an event")
 
 
 def _reshape(c: Context) -> Value:
     allow_zero = c.attribute("allowzero", 0)
     wanted = [int(n) for n in c.constant(1, "the shape").values.reshape(-1)]
     x = c.operand(0)
+    full = c.full_shape(x)
+    zeros = [] if allow_zero else [k for k, n in enumerate(wanted) if n == 0 and k < len(full)]
+    wanted = [full[k] if k in zeros else n for k, n in enumerate(wanted)]
     if isinstance(x, Const):
-        return Const(
-            x.values.reshape([x.values.shape[k] if n == 0 and not allow_zero else n for k, n in enumerate(wanted)])
-        )
-    shape = c.shape(x)
-    if not allow_zero:
-        wanted = wanted[:1] + [shape[k] if n == 0 and k < len(shape) else n for k, n in enumerate(wanted[1:])]
-    return c.add(Reshape(_resolved(c, wanted, math.prod(shape), True)), x.index)
+        return Const(x.values.reshape(wanted))
+    shape, batch = _target(c, x, wanted, x.batch if x.batch in zeros else None)
+    return c.placed(c.add(Reshape(shape), x.index), batch)
 
 
 def _shape_of(c: Context) -> Value:
     """The shape as a constant, with -1 for the batch axis, as a reshape wants it back."""
-    x = c.operand(0)
-    full = x.values.shape if isinstance(x, Const) else (-1, *c.shape(x))
+    full = c.full_shape(c.operand(0))
     return Const(np.array(full[c.attribute("start", 0) : c.attribute("end", None)], np.int64))
 
 
+def _constant_of_shape(c: Context) -> Value:
+    """The same number everywhere; one event stands for all where the shape has a batch axis (-1)."""
+    value = np.asarray(c.attribute("value", np.zeros(1, np.float32))).reshape(())
+    shape = [1 if n == -1 else int(n) for n in c.constant(0, "the shape").values.reshape(-1)]
+    if min(shape, default=1) < 0 or math.prod(shape) >= 1 << 24:
+        raise c.error(f"the shape must have at most 2**24 elements, not {shape}")
+    return Const(np.full(shape, value))
+
+
 def _flatten(c: Context) -> Value:
-    axis = c.attribute("axis", 1)
-    shape = c.shape(c.operand(0))
-    if axis % (len(shape) + 1) != 1 and not (axis == 1):
-        raise c.error(f"axis must be 1, which keeps the batch axis, not {axis}")
-    return c.add(Reshape((math.prod(shape),)), c.data(0))
+    axis, x = int(c.attribute("axis", 1)), c.operand(0)
+    if isinstance(x, Const):
+        at = axis % (x.values.ndim + 1) if axis >= 0 else axis + x.values.ndim
+        return Const(x.values.reshape((math.prod(x.values.shape[:at]), -1)))
+    shape, rank = c.shape(x), c.rank(x)
+    if not -rank <= axis <= rank:
+        raise c.error(f"axis {axis} must be within the operand's {rank} axes")
+    axis = axis + rank if axis < 0 else axis
+    own = axis - (0 <= x.batch < axis)  # the same place among the axes of an event
+    before, behind = math.prod(shape[:own]), math.prod(shape[own:])
+    if x.batch >= 0 and x.batch < axis and math.prod(shape[: x.batch]) == before == 1:
+        return c.placed(c.add(Reshape((behind,)), x.index), 0)
+    if x.batch >= axis and math.prod(shape[x.batch :]) == behind == 1:
+        return c.placed(c.add(Reshape((before,)), x.index), 1)
+    if not (c.single or x.batch < 0):
+        raise c.error(f"axis {axis} joins the batch axis with others", "export it with axis=1, or for one event")
+    if before == 1:  # one row: the row is the event
+        return c.placed(c.add(Reshape((behind,)), x.index), 0)
+    return c.placed(c.add(Reshape((before, behind)), x.index), -1)
 
 
 def _transpose(c: Context) -> Value:
     x = c.operand(0)
-    rank = len(c.shape(x))
+    rank = c.rank(x)
+    axes = [int(a) for a in c.attribute("perm", list(range(rank))[::-1])]
+    if sorted(axes) != list(range(rank)):
+        raise c.error(f"perm must order the operand's {rank} axes, not {axes}")
     if isinstance(x, Const):
-        axes = c.attribute("perm", list(range(rank))[::-1])
 
         def turn(a: Any) -> Any:
             return a.transpose(axes) if a is not None and a.ndim == rank else a
@@ -80,10 +120,9 @@ def _transpose(c: Context) -> Value:
             turn(x.ints),
             turn(np.broadcast_to(x.scale, x.values.shape)) if x.scale is not None else None,
         )
-    axes = list(c.attribute("perm", list(range(rank + 1))[::-1]))
-    if not axes or axes[0] != 0 or sorted(axes) != list(range(rank + 1)):
-        raise c.error(f"perm must keep the batch axis first, not {axes}")
-    return c.add(Transpose(tuple(a - 1 for a in axes[1:])), x.index)
+    own = tuple(a - (0 <= x.batch < a) for a in axes if a != x.batch)
+    y = c.add(Transpose(own), x.index) if own != tuple(range(len(own))) else x
+    return c.placed(y, axes.index(x.batch) if x.batch >= 0 else -1)
 
 
 def _axes(c: Context) -> list[int] | None:
@@ -97,11 +136,21 @@ def _squeeze(c: Context) -> Value:
     axes, x = _axes(c), c.operand(0)
     if isinstance(x, Const):
         return Const(np.squeeze(x.values, None if axes is None else tuple(axes)))
-    shape = c.shape(x)
-    drop = [k for k, n in enumerate(shape) if n == 1] if axes is None else [c.axis(a, len(shape)) for a in axes]
-    if any(shape[k] != 1 for k in drop):
-        raise c.error(f"only axes of length 1 can be squeezed, not {axes} of shape {list(shape)}")
-    return c.add(Reshape(tuple(n for k, n in enumerate(shape) if k not in drop)), x.index)
+    full = [1 if n == -1 and c.single else n for n in c.full_shape(x)]
+    drop = [k for k, n in enumerate(full) if n == 1] if axes is None else _positions(c, axes, len(full))
+    if x.batch in drop and not c.single:
+        raise c.error(f"axis {x.batch} is the batch axis, which must stay as it is")
+    if any(full[k] != 1 for k in drop):
+        raise c.error(f"only axes of length 1 can be squeezed, not {axes} of shape {full}")
+    shape = tuple(n for k, n in enumerate(full) if k not in drop and k != x.batch)
+    batch = -1 if x.batch in drop else x.batch - sum(k < x.batch for k in drop)
+    return c.placed(c.add(Reshape(shape), x.index), batch)
+
+
+def _positions(c: Context, axes: Sequence[int], rank: int) -> list[int]:
+    if any(not -rank <= a < rank for a in axes):
+        raise c.error(f"axes {list(axes)} must be within {rank} axes")
+    return sorted(a % rank for a in axes)
 
 
 def _unsqueeze(c: Context) -> Value:
@@ -110,11 +159,11 @@ def _unsqueeze(c: Context) -> Value:
         raise c.error("axes are missing")
     if isinstance(x, Const):
         return Const(np.expand_dims(x.values, tuple(axes)))
-    shape = list(c.shape(x))
-    rank = len(shape) + len(axes)
-    for k in sorted(c.axis(a, rank) for a in axes):
-        shape.insert(k, 1)
-    return c.add(Reshape(tuple(shape)), x.index)
+    full = list(c.full_shape(x))
+    for k in _positions(c, axes, len(full) + len(axes)):
+        full.insert(k, 1)
+    batch = full.index(-1) if x.batch >= 0 else -1
+    return c.placed(c.add(Reshape(tuple(n for n in full if n != -1)), x.index), batch)
 
 
 def _concat(c: Context) -> Value:
@@ -123,8 +172,47 @@ def _concat(c: Context) -> Value:
         raise c.error("attribute 'axis' is missing")
     if c.all_constant:
         return Const(np.concatenate([c.constant(k, "operand").values for k in range(len(c.inputs))], axis=axis))
-    refs = [c.data(k) for k in range(len(c.inputs))]
-    return c.add(Concat(c.axis(axis, len(c.shape(c.operand(0))))), *refs)
+    shape = next(c.shape(v) for v in c.inputs if isinstance(v, Ref))
+    parts = [_part(c, k, len(shape)) for k in range(len(c.inputs))]
+    return c.add(Concat(c.axis(axis, len(shape))), *parts)
+
+
+def _part(c: Context, k: int, rank: int) -> int:
+    """A data operand of a concat, or a constant that is the same for every event."""
+    value = c.operand(k)
+    if isinstance(value, Ref):
+        return value.index
+    values = c.floats(k, f"operand {k + 1}")
+    if values.ndim != rank + (c.batch >= 0):
+        raise c.error(f"operand {k + 1} must have {rank + (c.batch >= 0)} axes, not shape {list(values.shape)}")
+    return c.add(Constant(c.event(values, rank)), suffix=f".constant{k}").index
+
+
+def _block(c: Context) -> tuple[int, tuple[int, ...]]:
+    size, shape = int(c.attribute("blocksize", 0)), c.shape(c.operand(0))
+    if size < 1 or len(shape) != 3:
+        raise c.error(f"the operand must be [batch, channels, height, width] and blocksize positive, not {size}")
+    return size, shape
+
+
+def _depth_to_space(c: Context) -> Value:
+    mode = c.attribute("mode", "DCR")
+    n, (channels, h, w) = _block(c)
+    if channels % (n * n) or mode not in ("DCR", "CRD"):
+        raise c.error(f"{channels} channels must be a multiple of {n * n}, and mode DCR or CRD, not {mode}")
+    depth = channels // (n * n)
+    flat = np.arange(channels * h * w)
+    split = flat.reshape((n, n, depth, h, w) if mode == "DCR" else (depth, n, n, h, w))
+    order = (2, 3, 0, 4, 1) if mode == "DCR" else (0, 3, 1, 4, 2)
+    return c.add(Gather(split.transpose(order).reshape(depth, h * n, w * n)), c.data(0))
+
+
+def _space_to_depth(c: Context) -> Value:
+    n, (channels, h, w) = _block(c)
+    if h % n or w % n:
+        raise c.error(f"height and width must be multiples of {n}, not {h} and {w}")
+    flat = np.arange(channels * h * w).reshape(channels, h // n, n, w // n, n)
+    return c.add(Gather(flat.transpose(2, 4, 0, 1, 3).reshape(-1, h // n, w // n)), c.data(0))
 
 
 def _identity(c: Context) -> Value:
@@ -175,16 +263,28 @@ def _cast(c: Context) -> Value:
     x = c.operand(0)
     if isinstance(x, Const):
         return Const(x.values.astype(names[target]), x.ints, x.scale)
-    if target not in (1, 11):
-        raise c.error(
-            f"data may be cast to float32 or float64 only, not to {np.dtype(names[target])}", "use a quantizer instead"
-        )
-    return x
+    if target in (1, 11):
+        return x
+    if target in (6, 7):  # towards zero; whole numbers are as they were
+        if c.is_whole(x):
+            return x
+        unlimited, one = 1 << 61, np.asarray(1.0)
+        return c.add(Quant(one, np.zeros((), np.int64), -unlimited, unlimited - 1, Rounding.TRN_ZERO), x.index)
+    if target == 9:  # not zero
+        zero = c.add(Constant(np.zeros(())), suffix=".zero").index
+        return c.add(Compare("equal"), c.add(Compare("equal"), x.index, zero, suffix=".is_zero").index, zero)
+    raise c.error(
+        f"data may be cast to float32, float64, int32, int64 or bool, not to {np.dtype(names[target])}",
+        "use a quantizer instead",
+    )
 
 
 LAYOUT: dict[str, Callable[[Context], Value]] = {
     "Flatten": _flatten,
     "Shape": _shape_of,
+    "ConstantOfShape": _constant_of_shape,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Squeeze": _squeeze,

@@ -138,7 +138,7 @@ def _channels(c: Context, values: NDArray[Any], x: Value, axis: int) -> NDArray[
     """A per-channel parameter shaped to broadcast against the (batched) operand."""
     if values.size == 1:
         return values.reshape(())
-    rank = len(c.shape(x)) + isinstance(x, Ref)
+    rank = c.rank(x)
     if values.ndim != 1 or not -rank <= axis < rank:
         raise c.error(
             f"a per-axis scale must have one axis, not shape {list(values.shape)}, and axis {axis} must exist"
@@ -169,7 +169,7 @@ def _quantize_linear(c: Context) -> Value:
     if isinstance(result, Const):
         assert result.ints is not None
         return Const((result.ints + point).astype(zero.dtype))
-    return Ref(result.index, Codes(scale, point))
+    return Ref(result.index, Codes(scale, point), result.batch)
 
 
 def _dequantize_linear(c: Context) -> Value:
@@ -189,7 +189,7 @@ def _dequantize_linear(c: Context) -> Value:
         )
         if not same:
             raise c.error("must have the scale and zero point of the QuantizeLinear before it")
-        return Ref(x.index)
+        return Ref(x.index, batch=x.batch)
     ints = c.constant(0, "weights").values.astype(np.int64) - zero
     return Const(ints * scale, ints, np.asarray(scale))
 

@@ -44,7 +44,7 @@ def _reduce(kind: str, mean: bool = False, negate: bool = False, square: bool = 
         axes, keep = _axes(c, len(shape)), bool(c.attribute("keepdims", 1))
         c.attribute("noop_with_empty_axes", 0)
         if not axes:
-            return Ref(x)
+            return c.operand(0)
         minus = Scale(np.asarray(-1.0))
         if negate:
             x = c.add(minus, x, suffix=".neg").index
@@ -53,7 +53,8 @@ def _reduce(kind: str, mean: bool = False, negate: bool = False, square: bool = 
         y = _reduced(c, x, shape, axes, kind, keep)
         if mean:
             y = c.add(Scale(np.asarray(float(math.prod(shape[k] for k in axes))), divide=True), y.index)
-        return c.add(minus, y.index) if negate else y
+        y = c.add(minus, y.index) if negate else y
+        return y if keep or c.batch <= 0 else c.placed(y, c.batch - sum(k < c.batch for k in axes))
 
     return read
 
@@ -136,6 +137,8 @@ def matmul_data(c: Context) -> Value:
     """MatMul of two data values; leading axes must agree."""
     shapes = (c.shape(c.operand(0)), c.shape(c.operand(1)))
     lead = "abcdefgh"[: max(len(s) for s in shapes) - 2]
+    if c.batch != 0:
+        raise c.error("a product of data with data needs the batch axis in front", "transpose before it")
     if any(len(s) < 2 for s in shapes) or shapes[0][:-2] != shapes[1][:-2] or len(lead) > 6:
         raise c.error(f"matrices of shapes {list(shapes[0])} and {list(shapes[1])} must agree in their leading axes")
     return _contracted(c, c.data(0), c.data(1), f"{lead}xy,{lead}yz->{lead}xz", shapes)

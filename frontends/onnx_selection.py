@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ir.rounding import Rounding
 from .onnx_context import Const, Context, Ref, Value
-from .real import Concat, Constant, Gather, Reshape
+from .real import Concat, Constant, Embedding, Gather, Input, Quant, Reshape, Transpose
 
 __all__ = ["SELECTIONS"]
 
@@ -29,7 +30,7 @@ def _whole(c: Context, k: int, what: str) -> list[int]:
 
 def _slice(c: Context) -> Value:
     x = c.operand(0)
-    rank = len(c.shape(x)) + isinstance(x, Ref)
+    rank, batch = c.rank(x), x.batch if isinstance(x, Ref) else -1
     if c.opset < 10:
         starts, ends, axes, steps = (c.attribute(k, None) for k in ("starts", "ends", "axes", "steps"))
     else:
@@ -38,30 +39,52 @@ def _slice(c: Context) -> Value:
         steps = _whole(c, 4, "steps") if c.given(4) else None
     if not starts or not ends:
         raise c.error("starts and ends are missing")
-    axes = axes or list(range(len(starts)))
     cut: list[Any] = [slice(None)] * rank
-    for a, begin, end, step in zip(axes, starts, ends, steps or [1] * len(starts)):
-        if isinstance(x, Ref) and a % rank == 0:
-            if not (begin == 0 and end >= (1 << 31) - 1 and step == 1):
-                raise c.error("axis 0 is the batch axis, which must stay as it is")
+    for a, begin, end, step in zip(axes or range(len(starts)), starts, ends, steps or [1] * len(starts)):
+        if a % rank == batch:
+            if not (begin == 0 and step == 1 and (end >= (1 << 31) - 1 or (c.single and end >= 1))):
+                raise c.error(f"axis {batch} is the batch axis, which must stay as it is")
             continue
         stop = None if step < 0 and end <= -((1 << 31) - 1) else end
         cut[a % rank] = slice(begin, stop, step)
     if isinstance(x, Const):
         return Const(x.values[tuple(cut)])
-    return _chosen(c, _grid(c.shape(x))[tuple(cut[1:])])
+    return _chosen(c, _grid(c.shape(x))[tuple(s for k, s in enumerate(cut) if k != batch)])
 
 
 def _gather(c: Context) -> Value:
     axis, x = int(c.attribute("axis", 0)), c.operand(0)
+    if isinstance(c.operand(1), Ref):
+        return _embedding(c, axis)
     index = c.constant(1, "the indices").values.astype(np.int64)
     if isinstance(x, Const):
         return Const(np.take(x.values, index, axis=axis))
-    shape = c.shape(x)
+    shape, rank = c.shape(x), c.rank(x)
+    if c.single and axis % rank == x.batch and not index.any():  # the one event of the file
+        return c.placed(c.add(Reshape((*index.shape, *shape)), x.index), -1)
     at = c.axis(axis, len(shape))
     if (index < -shape[at]).any() or (index >= shape[at]).any():
         raise c.error(f"indices must be within the axis of length {shape[at]}, not {index.reshape(-1).tolist()[:8]}")
-    return _chosen(c, np.take(_grid(shape), index, axis=at))
+    y = _chosen(c, np.take(_grid(shape), index, axis=at))
+    return c.placed(y, x.batch + (index.ndim - 1 if 0 <= axis % rank < x.batch else 0))
+
+
+def _embedding(c: Context, axis: int) -> Value:
+    """Rows of a constant table by a data index; an integer input gets the table's rows as its range."""
+    table, index = c.floats(0, "the table"), c.operand(1)
+    assert isinstance(index, Ref)
+    if axis % table.ndim != 0 or table.ndim > 2:
+        raise c.error(f"a table of shape {list(table.shape)} can be indexed by data along its first of two axes only")
+    source = c.builder.nodes[index.index]
+    while isinstance(source.op, Reshape | Transpose | Gather):
+        source = c.builder.nodes[source.operands[0]]
+    x = index.index
+    if isinstance(source.op, Input):
+        one, zero = np.asarray(1.0), np.zeros((), np.int64)
+        x = c.add(Quant(one, zero, 0, len(table) - 1, Rounding.RND_CONV), x, suffix=".index").index
+    y = c.add(Embedding(table.reshape(len(table), -1)), x, suffix="" if table.ndim == 2 else ".column")
+    y = y if table.ndim == 2 else c.add(Reshape(c.shape(index)), y.index)
+    return c.placed(y, index.batch)
 
 
 def _split(c: Context) -> list[Value]:
@@ -93,8 +116,9 @@ def _tile(c: Context) -> Value:
 def _expand(c: Context) -> Value:
     target = _whole(c, 1, "the shape")
     x = c.operand(0)
-    if isinstance(x, Const):
-        return Const(np.broadcast_to(x.values, np.broadcast_shapes(x.values.shape, tuple(target))).copy())
+    if isinstance(x, Const):  # one event stands for all where the target has a batch axis (-1)
+        wanted = tuple(1 if n == -1 else n for n in target)
+        return Const(np.broadcast_to(x.values, np.broadcast_shapes(x.values.shape, wanted)).copy())
     shape = c.shape(x)
     if len(target) > len(shape) + 1:
         raise c.error(f"the target {target} has more axes than the operand, which would move the batch axis")

@@ -24,9 +24,11 @@ __all__ = [
     "Add",
     "Bipolar",
     "Clip",
+    "Compare",
     "Concat",
     "Constant",
     "Dense",
+    "Embedding",
     "Float",
     "Function",
     "Gather",
@@ -44,6 +46,7 @@ __all__ = [
     "Reduce",
     "Reshape",
     "Scale",
+    "Select",
     "Softmax",
     "Sub",
     "Transpose",
@@ -56,9 +59,10 @@ Float: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """A graph input of `shape`."""
+    """A graph input of `shape`; `whole`: its data are integers."""
 
     shape: tuple[int, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +147,10 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """exp(x) / sum(exp(x)) along `axis`."""
+    """exp(x) / sum(exp(x)) along `axis`; its logarithm if `log`."""
 
     axis: int
+    log: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +215,25 @@ class Minimum:
 
 
 @dataclass(frozen=True, eq=False)
+class Compare:
+    """1 where x < y (`relation` "less"), x <= y ("less_equal") or x == y ("equal"), else 0."""
+
+    relation: str
+
+
+@dataclass(frozen=True, eq=False)
+class Select:
+    """The second operand where the first is 1, the third where it is 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """table[x], ``[..] -> [.., columns]``, for whole x; negative x count from the end."""
+
+    table: Float
+
+
+@dataclass(frozen=True, eq=False)
 class Concat:
     """Joined along `axis`."""
 
@@ -239,6 +263,9 @@ RealOp: TypeAlias = (
     | Constant
     | Maximum
     | Minimum
+    | Compare
+    | Select
+    | Embedding
 )
 
 FUNCTIONS: dict[str, Callable[..., Float]] = {
@@ -253,11 +280,22 @@ FUNCTIONS: dict[str, Callable[..., Float]] = {
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "silu": lambda x: x / (1 + np.exp(-np.clip(x, -700, 700))),
     "softplus": lambda x: np.logaddexp(0, x),
+    "swish": lambda x, alpha=1.0: x / (1 + np.exp(-np.clip(alpha * x, -700, 700))),
     "softsign": lambda x: x / (1 + np.abs(x)),
     "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "sign": np.sign,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
     "rsqrt": lambda x: 1 / np.sqrt(x),
-    "thresholded_relu": lambda x, alpha=1.0: np.where(x > alpha, x, 0.0),
+    "power": lambda x, exponent=1.0: np.power(x, exponent),
     "mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
     "elu": lambda x, alpha=1.0: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0)), x),
     "selu": lambda x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: (
@@ -341,6 +379,8 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         return (*op.positions(shapes[0][:-1]), op.taps, shapes[0][-1])
     if isinstance(op, Constant):
         return op.values.shape
+    if isinstance(op, Embedding):
+        return (*shapes[0], op.table.shape[1])
     if isinstance(op, Reduce):
         return tuple(1 if k == op.axis else n for k, n in enumerate(shapes[0]))
     parts = [np.broadcast_to(np.zeros((), np.float64), s) for s in shapes]
@@ -365,8 +405,10 @@ def quantized(op: Quant, x: Float) -> Float:
 
 
 def _softmax(op: Softmax, x: Float) -> Float:
-    e = np.exp(x - x.max(axis=op.axis + 1, keepdims=True))
-    return e / e.sum(axis=op.axis + 1, keepdims=True)
+    below = x - x.max(axis=op.axis + 1, keepdims=True)
+    e = np.exp(below)
+    total = e.sum(axis=op.axis + 1, keepdims=True)
+    return below - np.log(total) if op.log else e / total
 
 
 def _align(args: Sequence[Float]) -> list[Float]:
@@ -375,6 +417,8 @@ def _align(args: Sequence[Float]) -> list[Float]:
 
 
 _REDUCE: dict[str, Callable[..., Float]] = {"sum": np.sum, "max": np.max}
+
+_RELATIONS = {"less": np.less, "less_equal": np.less_equal, "equal": np.equal}
 
 _EVALUATE: dict[type, Callable[..., Float]] = {
     Quant: lambda op, x: (quantized(op, x) - op.zero) * op.scale,
@@ -396,6 +440,9 @@ _EVALUATE: dict[type, Callable[..., Float]] = {
     Reduce: lambda op, x: _REDUCE[op.kind](x, axis=op.axis + 1, keepdims=True),
     Maximum: lambda op, *xs: np.maximum(*_align(xs)),
     Minimum: lambda op, *xs: np.minimum(*_align(xs)),
+    Compare: lambda op, *xs: _RELATIONS[op.relation](*_align(xs)).astype(np.float64),
+    Select: lambda op, *xs: np.where((a := _align(xs))[0] != 0, a[1], a[2]),
+    Embedding: lambda op, x: op.table[x.astype(np.int64)],
     Concat: lambda op, *xs: np.concatenate(xs, axis=op.axis + 1),
 }
 

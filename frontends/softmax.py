@@ -15,7 +15,7 @@ from ..ir.rational import Affine
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed
 from . import real
-from .lazy import Lazy
+from .lazy import Lazy, materialise
 
 __all__ = ["softmax"]
 
@@ -26,8 +26,11 @@ _RECIPROCAL_INDEX_BITS = 12
 def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, rounding: Rounding) -> int:
     """quantize(softmax(x)) with tables `_GUARD_BITS` finer than the target grid.
 
-    The largest operand is subtracted first, so that every exponential is in (0, 1] and the argmax cannot change by
-    overflow; equal results of unequal operands (the target grid) are possible and show in the reported deviation.
+    The largest operand is subtracted first, so that every exponential is in (0, 1]. Each step rises with the operand:
+    the table of exponentials, the product with one factor for all (or the difference from one logarithm), and the
+    rounding. So the order of results never contradicts that of the operands; but unequal operands may give equal
+    results where the tables or the target grid are too coarse to tell them apart, and an argmax then takes the first of
+    them. That share of events is in the reported deviation; where it matters, take the argmax of the operands.
     """
     assert isinstance(x.function, real.Softmax)
     t, axis = builder.type(x.node), x.function.axis
@@ -60,13 +63,17 @@ def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, ro
     entries = np.round(np.ldexp(np.exp(unit * np.arange(lowest, 1)), bits)).astype(np.int64)
     powers = builder.add(Lookup(entries, lowest, t.fixed.exp, -bits), index, name=f"{name}.exp")
     total = builder.add(ops.ReduceSum(axis), powers, name=f"{name}.sum")
-    inverse = _reciprocal(builder, name, total, bits)
+    if x.function.log:
+        exact = materialise(builder, Lazy(below, (Affine(scale),)), f"{name}.scaled")
+        logarithm = _leading_table(builder, name, total, bits, "log")
+        return builder.add(Quantize(to, rounding, Overflow.SAT), builder.add(ops.Sub(), exact, logarithm), name=name)
+    inverse = _leading_table(builder, name, total, bits, "inverse")
     product = builder.add(ops.Mul(), powers, inverse, name=f"{name}.product")
     return builder.add(Quantize(to, rounding, Overflow.SAT), product, name=name)
 
 
-def _reciprocal(builder: Builder, name: str, total: int, bits: int) -> int:
-    """1 / total from a table of its leading bits; the sum is at least 1 (the largest exponential is exactly 1)."""
+def _leading_table(builder: Builder, name: str, total: int, bits: int, kind: str) -> int:
+    """1 / total or log(total) from a table of its leading bits; the sum is at least 1 (the largest exponential)."""
     t = builder.type(total).fixed.hull()
     assert isinstance(t.hi, int)
     assert isinstance(t.exp, int)
@@ -74,5 +81,6 @@ def _reciprocal(builder: Builder, name: str, total: int, bits: int) -> int:
     step = t.exp + drop
     first, last = max(1 << -t.exp >> drop, 1), t.hi >> drop
     index = builder.add(Quantize(Fixed(first, last, step), Rounding.RND, Overflow.SAT), total, name=f"{name}.sum_index")
-    values = np.round(np.ldexp(1 / np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), bits)).astype(np.int64)
-    return builder.add(Lookup(values, first, step, -bits), index, name=f"{name}.inverse")
+    totals = np.ldexp(np.arange(first, last + 1, dtype=np.float64), step)
+    values = np.round(np.ldexp(np.log(totals) if kind == "log" else 1 / totals, bits)).astype(np.int64)
+    return builder.add(Lookup(values, first, step, -bits), index, name=f"{name}.{kind}")

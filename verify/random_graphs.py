@@ -40,7 +40,7 @@ from ..ir.passes import PIPELINES, run
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed, Int64
 
-__all__ = ["random_graph", "random_inputs", "random_quantize", "random_type"]
+__all__ = ["choices_graph", "random_graph", "random_inputs", "random_quantize", "random_type"]
 
 _ROUNDINGS, _OVERFLOWS = tuple(Rounding), tuple(Overflow)
 _WIDEST = 24  # bits; wider values are quantized before they are used again
@@ -193,6 +193,26 @@ _MAKERS: tuple[Callable[..., int], ...] = (
     lambda rng, b, x, nodes: b.add(ReduceMax(int(rng.integers(len(b.type(x).shape)))), x),
     lambda rng, b, x, nodes: b.add(Transpose(tuple(int(a) for a in rng.permutation(len(b.type(x).shape)))), x),
 )  # fmt: skip
+
+
+def choices_graph(rng: np.random.Generator, size: int = 24) -> Graph:
+    """Every relation between data, a constant and zero, of types per element, and choices by each result."""
+    b = Builder("choices")
+    x, y = (b.add(Input((size,), random_type(rng, (size,))), name=name) for name in ("x", "y"))
+    c = b.add(Constant(rng.integers(-40, 41, size), rng.integers(-3, 3, size)))
+    zero = b.add(Constant(np.zeros((), np.int64)))
+    nodes: list[int] = []
+    for relation in RELATIONS:
+        for pair in ((x, y), (x, c), (c, x), (x, zero), (zero, y), (b.add(Neg(), x), b.add(Neg(), y))):
+            nodes.append(b.add(Compare(relation), *pair))
+    bits = list(nodes)
+    for k, (one, other) in enumerate(((x, y), (y, c), (zero, x), (b.add(Neg(), x), b.add(Neg(), y)), (c, zero))):
+        nodes += [b.add(Select(), bits[k], one, other), b.add(Select(), bits[-1 - k], one, other)]
+    one = b.add(Constant(np.array(1)))
+    nodes.append(b.add(Select(), bits[0], one, zero))
+    nodes.append(b.add(Compare("equal"), bits[0], bits[1]))
+    nodes.append(b.add(Select(), b.add(Sub(), one, bits[1]), x, c))  # a condition with a pending sign or an addition
+    return b.graph(Output(f"o{k}", i) for k, i in enumerate(nodes))
 
 
 def random_inputs(graph: Graph, rng: np.random.Generator, events: int) -> dict[str, Int64]:

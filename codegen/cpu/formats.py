@@ -12,7 +12,7 @@ from ...ir.errors import CompileError
 from ...ir.ops import Linear
 from ...ir.types import Int64, Tensor
 
-__all__ = ["FORMATS", "DenseTables", "dense_tables", "fits_int32", "packed"]
+__all__ = ["FORMATS", "DenseTables", "dense_tables", "fits_int32"]
 
 _INT32 = (1 << 31) - 1
 
@@ -98,16 +98,3 @@ def _fits(name: str, low: int, high: int, weights: Int64, bound: float) -> bool:
     if name == "i32":
         return max(-low, high) <= _INT32 and max(-least, most) <= _INT32 and bound < _INT32
     return bound < 2.0**62
-
-
-def packed(tables: DenseTables) -> Int64:
-    """The weights as lane words ``[n_out, groups]``: four int8 or two int16 in each int32, padded with zeros."""
-    group = GROUP[tables.format]
-    n_out, n_in = tables.weights.shape
-    padded = np.zeros((n_out, -(-n_in // group) * group), np.int64)
-    padded[:, :n_in] = tables.weights
-    if group == 1:
-        return padded
-    bits = 32 // group
-    words = sum((padded[:, k::group] & ((1 << bits) - 1)) << (bits * k) for k in range(group))
-    return np.asarray(words).astype(np.uint32).view(np.int32).astype(np.int64)

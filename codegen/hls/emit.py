@@ -27,13 +27,14 @@ from ...ir.graph import Graph
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
 from ...ir.types import MAX_BITS, Int64
 from ..project import Project
-from .functions import layer_function, parameters, top_function
+from ..schedule import Schedule, check_schedule
+from .functions import layer_function
 from .grids import Grid, common_grid, grid_of
 from .plan import JOIN, Plan, plan
-from .schedule import Schedule
 from .scripts import helpers, scripts
 from .tables import Tables
 from .testbench import testbench
+from .top import dataflow_top, parameters, top_function
 
 __all__ = ["SUPPORTED", "Hls", "check", "emit"]
 
@@ -125,6 +126,9 @@ def emit(
     if not clock_ns > 0:
         raise CompileError("clock", f"must have a period above 0 ns, not {clock_ns}")
     schedule = schedule or Schedule()
+    wrong = check_schedule(graph, schedule)
+    if wrong:
+        raise CompileError(*wrong[0].split(": ", 1))
     design = plan(graph)
     data = vectors or _random_vectors(graph)
     project = Project(
@@ -167,7 +171,7 @@ def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
                 "\n".join(tables.texts.values()),
             )
     constants = Tables(design.taken, known)
-    top = top_function(design, constants, schedule)
+    top = (dataflow_top if schedule.folded else top_function)(design, constants, schedule)
     head = [
         f"// {design.graph.name}: one function per layer, and the top function that calls them.",
         f'#include "{design.top}.h"',

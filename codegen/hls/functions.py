@@ -1,109 +1,64 @@
-"""Layer functions and the top function as C++: loops, arrays, pragmas; what a loop computes, `statements` says."""
+"""Layer functions as C++: loops, arrays, pragmas; what a loop computes, `statements` says."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import numpy as np
 
-from ...ir.ops import Concat, Gather, Transpose, Window
+from ...ir.ops import Concat, Gather, Linear, Transpose, Window
+from ..schedule import LayerSchedule, Schedule, folding
+from .loops import indented, loop, product_of, signature
+from .matrix import memory_pragmas, network, network_function, weight_memory
 from .plan import Function, Nest, Plan
-from .schedule import Schedule
-from .statements import INDENT, Body, array_index, loop_variables, strided, strides
+from .statements import Body, array_index, loop_variables, strided, strides
 from .tables import Tables
 
-__all__ = ["layer_function", "parameters", "top_function"]
+__all__ = ["array", "declared", "layer_function", "loops", "partition"]
 
 
 def layer_function(plan: Plan, function: Function, tables: Tables, schedule: Schedule) -> str:
-    """The C++ function of one layer."""
-    nodes = plan.graph.nodes
+    """The C++ function of one layer, after that of its shift-add network where it has one."""
+    nodes, scheduled = plan.graph.nodes, schedule.of(function.layer)
     own = [nest.end for nest in function.nests if nest.end not in function.writes]
-    body: list[str] = [line for i in own for line in _array(plan, i)]
+    body: list[str] = [line for i in own for line in array(plan, i)]
     for nest in function.nests:
-        body += ["", f"// {_describe(plan, nest)}", *_nest(plan, nest, tables)]
-    arguments = [f"const {_declared(plan, i)}" for i in function.reads] + [_declared(plan, i) for i in function.writes]
+        body += ["", f"// {_describe(plan, nest)}", *_nest(plan, nest, tables, scheduled)]
+    arguments = [f"const {declared(plan, i)}" for i in function.reads] + [declared(plan, i) for i in function.writes]
     shapes = " and ".join(str(list(nodes[i].type.shape)) for i in function.reads) or "nothing"
     results = " and ".join(str(list(nodes[i].type.shape)) for i in function.writes) or "nothing"
-    pragma = "INLINE" if schedule.inline_layers else f"PIPELINE II={schedule.ii}"
-    ports = () if schedule.inline_layers else (*function.reads, *function.writes)
-    partitions = [_partition(plan.names[i]) for i in ports]
+    separate = schedule.folded or not schedule.inline_layers
+    pragma = f"PIPELINE II={1 if schedule.folded else schedule.ii}" if separate else "INLINE"
+    partitions = [partition(plan.names[i]) for i in (*function.reads, *function.writes)] if separate else []
     head = [
-        f"// Layer {function.layer}: {shapes} -> {results}",
-        *_signature(f"static void {function.name}", arguments),
-        f"#pragma HLS {pragma}",
+        *_networks(plan, function, scheduled),
+        f"// Layer {function.layer}: {shapes} -> {results}{_described(scheduled)}",
+        *signature(f"static void {function.name}", arguments),
+        f"#pragma HLS {pragma if scheduled.reuse == 1 else 'INLINE off'}",
         *partitions,
     ]
-    return "\n".join([*head, *_indented(body), "}", ""])
+    return "\n".join([*head, *indented(body), "}", ""])
 
 
-def top_function(plan: Plan, constants: Tables, schedule: Schedule) -> str:
-    """The function that hardware is made of: one call per layer."""
-    graph = plan.graph
-    ports = [plan.names[i] for i in graph.inputs] + list(plan.ports)
-    pragmas = [line for port in ports for line in _port_pragmas(port, schedule)]
-    head = [*_signature(f"void {plan.top}", parameters(plan)), *pragmas, f"#pragma HLS PIPELINE II={schedule.ii}"]
-    plan, body = _read_once(plan) if schedule.interface == "axis" else (plan, [])
-    direct = {plan.storage[o.node] for o, own in zip(graph.outputs, plan.direct) if own}
-    for function in plan.functions:
-        for i in function.writes:
-            if i not in direct:
-                body += _array(plan, i)
-        body += ["", f"{function.name}({', '.join(plan.names[i] for i in (*function.reads, *function.writes))});"]
-    for o, port, own in zip(graph.outputs, plan.ports, plan.direct):
-        if not own:
-            body += ["", *_copy(plan, o.node, port, constants)]
-    return "\n".join([*head, *_indented(body), "}", ""])
+def _described(scheduled: LayerSchedule) -> str:
+    """What the comment of a layer says of its schedule; nothing for the plain one."""
+    if scheduled == LayerSchedule():
+        return ""
+    uses = f", each multiplier used {scheduled.reuse} times" if scheduled.reuse > 1 else ""
+    return f"; {scheduled.strategy}{uses}"
 
 
-def _read_once(plan: Plan) -> tuple[Plan, list[str]]:
-    """Copies of the inputs, since an element of a stream can be read once only; and the plan that uses them."""
-    names, lines = list(plan.names), []
-    for i in plan.graph.inputs:
-        port, size = plan.names[i], plan.graph.nodes[i].type.size
-        names[i] = plan.taken.new(f"{port}_word")
-        lines += [f"{plan.types[i]} {names[i]}[{size}];", _partition(names[i])]
-        k = "i" if size > 1 else "0"
-        lines += _loops(names[i], (size,), [f"{names[i]}[{k}] = {port}[{k}];"])
-    return replace(plan, names=tuple(names[j] for j in plan.storage)), lines
-
-
-def parameters(plan: Plan) -> list[str]:
-    """The top function's parameters: inputs, then outputs, in the graph's order."""
-    graph = plan.graph
-    outputs = [
-        f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]" for o, port in zip(graph.outputs, plan.ports)
-    ]
-    return [f"const {_declared(plan, i)}" for i in graph.inputs] + outputs
-
-
-def _signature(start: str, arguments: list[str]) -> list[str]:
-    line = f"{start}({', '.join(arguments)}) {{"
-    if len(line) <= 116:
-        return [line]
-    *first, last = arguments
-    return [f"{start}(", *(f"{INDENT * 2}{a}," for a in first), f"{INDENT * 2}{last}) {{"]
-
-
-def _port_pragmas(port: str, schedule: Schedule) -> list[str]:
-    return [_partition(port), f"#pragma HLS INTERFACE {schedule.interface} port={port}"]
-
-
-def _partition(name: str) -> str:
+def partition(name: str) -> str:
+    """The pragma that makes every element of an array a register or wire of its own."""
     return f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=0"
 
 
-def _declared(plan: Plan, i: int) -> str:
+def declared(plan: Plan, i: int) -> str:
+    """The declaration of the array that holds node i."""
     return f"{plan.types[i]} {plan.names[i]}[{plan.graph.nodes[i].type.size}]"
 
 
-def _array(plan: Plan, i: int) -> list[str]:
-    return [f"{_declared(plan, i)};", _partition(plan.names[i])]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [line if not line or line.startswith("#") else INDENT + line for line in lines]
+def array(plan: Plan, i: int) -> list[str]:
+    """The same as a local variable."""
+    return [f"{declared(plan, i)};", partition(plan.names[i])]
 
 
 def _describe(plan: Plan, nest: Nest) -> str:
@@ -112,28 +67,105 @@ def _describe(plan: Plan, nest: Nest) -> str:
     return f"{nodes[nest.end].name} {list(nodes[nest.end].type.shape)}: {ops}; {plan.grids[nest.end]}"
 
 
-def _loops(label: str, shape: tuple[int, ...], body: list[str]) -> list[str]:
+def loops(label: str, shape: tuple[int, ...], body: list[str]) -> list[str]:
     """The body inside an unrolled loop per axis that is longer than 1."""
     lines = body
     axes = [(v, n) for v, n in zip(loop_variables(shape), shape) if v]
     for depth, (v, n) in reversed(list(enumerate(axes))):
         name = f"{label}_{v}: " if depth else f"{label}_loop: "
-        lines = [f"{name}for (int {v} = 0; {v} < {n}; {v}++) {{", "#pragma HLS UNROLL", *_indented(lines), "}"]
-    return lines if axes else ["{", *_indented(lines), "}"]
+        lines = [f"{name}for (int {v} = 0; {v} < {n}; {v}++) {{", "#pragma HLS UNROLL", *indented(lines), "}"]
+    return lines if axes else ["{", *indented(lines), "}"]
 
 
-def _nest(plan: Plan, nest: Nest, tables: Tables) -> list[str]:
+def _nest(plan: Plan, nest: Nest, tables: Tables, own: LayerSchedule) -> list[str]:
     node = plan.graph.nodes[nest.end]
     label, body = plan.names[nest.end], Body(plan, tables, nest)
+    if isinstance(plan.graph.nodes[nest.nodes[0]].op, Linear) and own.strategy == "resource":
+        return _folded(plan, nest, body, own.reuse)
+    if isinstance(plan.graph.nodes[nest.nodes[0]].op, Linear) and own.strategy == "distributed":
+        return _distributed(plan, nest, body)
     if isinstance(node.op, Gather | Window):
         return _gather(plan, nest.end, body, tables)
     if isinstance(node.op, Transpose):
         steps = strides(plan.graph.nodes[node.operands[0]].type.shape)
         index = strided(body.variables, [steps[a] for a in node.op.axes])
-        return _loops(label, node.type.shape, [f"{label}[{body.index}] = {body.operand(node.operands[0], index)};"])
+        return loops(label, node.type.shape, [f"{label}[{body.index}] = {body.operand(node.operands[0], index)};"])
     if isinstance(node.op, Concat):
         return _concat(plan, nest.end, body)
-    return _loops(label, node.type.shape, body.lines())
+    return loops(label, node.type.shape, body.lines())
+
+
+def _networks(plan: Plan, function: Function, scheduled: LayerSchedule) -> list[str]:
+    """The shift-add networks that the layer calls."""
+    if scheduled.strategy != "distributed":
+        return []
+    heads = [nest.nodes[0] for nest in function.nests]
+    return [_network_text(plan, i) for i in heads if isinstance(plan.graph.nodes[i].op, Linear)]
+
+
+def _network_text(plan: Plan, i: int) -> str:
+    node = plan.graph.nodes[i]
+    x, many = node.operands[0], node.type.size > node.type.shape[-1]
+    kind, size = plan.types[plan.storage[x]], plan.graph.nodes[x].type.shape[-1]
+    arguments = [f"const {kind} x[{plan.graph.nodes[x].type.size}]", f"{plan.types[i]} y[{node.type.size}]"]
+    start = f"row * {size} + " if many else ""
+    operand = [f"x[{start}{k}]" for k in range(size)]
+    target = f"row * {node.type.shape[-1]} + " if many else ""
+    parameters = ", ".join([*arguments, *(["const int row"] if many else [])])
+    return network_function(plan, i, plan.networks[i], network(plan, i), operand, target, parameters)
+
+
+def _distributed(plan: Plan, nest: Nest, body: Body) -> list[str]:
+    """The network for each row of the operand, then what follows the matrix, all at once."""
+    i = nest.nodes[0]
+    node = plan.graph.nodes[i]
+    rows = node.type.size // node.type.shape[-1]
+    arguments = [plan.names[node.operands[0]], "totals", *(["row"] if rows > 1 else [])]
+    call = [f"{plan.networks[i]}({', '.join(arguments)});"]
+    label = plan.names[nest.end]
+    return [
+        f"{plan.types[i]} totals[{node.type.size}];",
+        partition("totals"),
+        *loop("row", rows, call, f"{label}_rows"),
+        *loops(label, node.type.shape, body.behind(f"totals[{body.index}]")),
+    ]
+
+
+def _folded(plan: Plan, nest: Nest, body: Body, reuse: int) -> list[str]:
+    """The products of all rows in `reuse` steps, and what follows the matrix where a sum is complete."""
+    i = nest.nodes[0]
+    node = plan.graph.nodes[i]
+    assert isinstance(node.op, Linear)
+    f = folding(*node.op.weights.shape, reuse)
+    memory, label = weight_memory(plan, body.tables, i, f), plan.names[nest.end]
+    *outer, out = body.variables
+    group, step = "group" if f.groups > 1 else "", "step" if f.steps > 1 else ""
+    which = product_of([(group, f.steps), (step, 1)])
+    k = product_of([(step, f.inputs), ("k" if f.inputs > 1 else "", 1)])
+    x = body.operand(node.operands[0], array_index(plan.graph.nodes[node.operands[0]].type.shape, [*outer, k]))
+    weight = product_of([("lane" if f.lanes > 1 else "", f.inputs), ("k" if f.inputs > 1 else "", 1)])
+    total = f"totals[{body.index}]"
+    term = f"{total} += {x} * from_raw<{plan.weight_types[i]}>({memory}[{which}][{weight}]);"
+    products = loop("k", f.inputs, [term], f"{label}_k")
+    finish = body.behind(total)
+    lines = [
+        *(["if (step == 0) {", f"    {total} = 0;", "}"] if step else [f"{total} = 0;"]),
+        *products,
+        *([f"if (step == {f.steps - 1}) {{", *indented(finish), "}"] if step else finish),
+    ]
+    lane = product_of([(group, f.lanes), ("lane" if f.lanes > 1 else "", 1)])
+    lines = loop("lane", f.lanes, [*([f"const int {out} = {lane};"] if out else []), *lines], f"{label}_lanes")
+    for axis in reversed(range(len(outer))):
+        lines = loop(outer[axis], node.type.shape[axis], lines, f"{label}_{outer[axis]}") if outer[axis] else lines
+    lines = ["#pragma HLS PIPELINE II=1 rewind", *lines]
+    lines = loop("step", f.steps, lines, f"{label}_steps", "") if step else lines
+    lines = loop("group", f.groups, lines, f"{label}_groups", "") if group else lines
+    return [
+        *memory_pragmas(plan, memory, i, f),
+        f"{plan.types[i]} totals[{node.type.size}];",
+        partition("totals"),
+        *lines,
+    ]
 
 
 def _gather(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
@@ -152,7 +184,7 @@ def _gather(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
     if (flat < 0).any():  # padding
         value = f"{index} < 0 ? {plan.types[i]}(0) : {plan.types[i]}({value})"
     line = f"{name}[{'i' if flat.size > 1 else 0}] = {value};"
-    return _loops(name, (flat.size,), [line])
+    return loops(name, (flat.size,), [line])
 
 
 def _concat(plan: Plan, i: int, body: Body) -> list[str]:
@@ -165,13 +197,6 @@ def _concat(plan: Plan, i: int, body: Body) -> list[str]:
         variables = loop_variables(shape)
         target = strided(variables, steps, start * steps[axis])
         value = body.operand(j, array_index(shape, variables))
-        lines += _loops(plan.taken.new(f"{name}_{part}"), shape, [f"{name}[{target}] = {value};"])
+        lines += loops(plan.taken.new(f"{name}_{part}"), shape, [f"{name}[{target}] = {value};"])
         start += shape[axis]
     return lines
-
-
-def _copy(plan: Plan, i: int, port: str, constants: Tables) -> list[str]:
-    """An output whose values also go elsewhere, or that are an input or a constant."""
-    size = math.prod(plan.graph.nodes[i].type.shape)
-    value = Body(plan, constants, Nest((i,))).stored(i, "i" if size > 1 else "0")
-    return _loops(port, (size,), [f"{port}[{'i' if size > 1 else 0}] = {value};"])

@@ -9,12 +9,18 @@ from ..identifiers import CPP_RESERVED, safe
 
 __all__ = ["Names"]
 
+_OWN = (
+    "at", "column", "column_of", "from_words", "group", "hls", "lane", "lines", "row", "row_of", "shifted", "step", "taps", "to_words", "totals",
+    "values", "word", "STORED", "Word",
+)  # fmt: skip
+"""What the generated functions call their own variables and helpers."""
+
 
 @dataclass
 class Names:
     """Hands out identifiers, each once."""
 
-    used: dict[str, None] = field(default_factory=lambda: dict.fromkeys(CPP_RESERVED))
+    used: dict[str, None] = field(default_factory=lambda: dict.fromkeys((*CPP_RESERVED, *_OWN)))
 
     def new(self, wanted: str, otherwise: str = "") -> str:
         """`wanted` made legal; where it is taken, `wanted` + `otherwise`, then with a number."""

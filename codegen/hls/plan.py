@@ -74,6 +74,7 @@ class Plan:
     direct: tuple[bool, ...]  # the output's port is the array itself: nothing else reads it
     tables: dict[int, str]  # array of a Constant, Linear or Lookup
     weight_types: dict[int, str]  # typedef of a Linear's weights
+    networks: dict[int, str]  # function of a Linear's shift-adds
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:
@@ -110,7 +111,8 @@ def plan(graph: Graph) -> Plan:
         if isinstance(n.op, Constant | Linear | Lookup)
     }
     weight_types = {i: names.new(f"{tables[i]}_t") for i in tables if isinstance(graph.nodes[i].op, Linear)}
-    return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types)
+    networks = {i: names.new(f"{graph.nodes[i].name}_shift_adds") for i in weight_types}
+    return Plan(graph, names, top, found, storage, of_node, types, ports, direct, tables, weight_types, networks)
 
 
 def _identifiers(graph: Graph, storage: tuple[int, ...], direct: tuple[bool, ...], names: Names) -> tuple[str, ...]:

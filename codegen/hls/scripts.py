@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...hw_targets.devices import Device
+from ..schedule import ARCHITECTURES, INTERFACES, Schedule
 from .plan import Plan
-from .schedule import INTERFACES, STRATEGIES, Schedule
 from .templates import render
 from .testbench import ports
 
@@ -35,7 +35,7 @@ def scripts(design: Plan, device: Device, clock_ns: float, schedule: Schedule) -
         "name": design.graph.name,
         "device": device.description,
         "ii": schedule.ii,
-        "strategy": f"{schedule.strategy} ({STRATEGIES[schedule.strategy]})",
+        "architecture": f"{schedule.architecture} ({ARCHITECTURES[schedule.architecture]})",
         "interface": f"{schedule.interface} ({INTERFACES[schedule.interface]})",
         "inputs": rows[: len(inputs)],
         "outputs": rows[len(inputs) :],

@@ -101,6 +101,14 @@ class Body:
             found += self._lines(i)
         return found
 
+    def behind(self, total: str) -> list[str]:
+        """What follows the matrix or reduction at the head of the nest, whose result is the expression `total`."""
+        head, *rest = self.nest.nodes
+        if not rest:
+            return [f"{self._target(head)} = {total};"]
+        lines = [f"const {self.plan.types[head]} {self.plan.names[head]} = {total};"]
+        return lines + [line for i in rest for line in self._lines(i)]
+
     def _lines(self, i: int) -> list[str]:
         node = self.nodes[i]
         if isinstance(node.op, Linear | ReduceSum | ReduceMax):
@@ -221,7 +229,10 @@ class Body:
         op, source = node.op, self.plan.grids[x]
         assert isinstance(op, Lookup)
         up = max(source.exp - op.step, 0)
-        table = op.table.reshape(-1, op.table.shape[-1]) if op.table.ndim > 1 else op.table
+        table, row = op.table, ""
+        if op.table.ndim > 1:
+            table, row = self.at(op.table.reshape(-1, op.table.shape[-1]))
+            row = f"[{row}]"
         comment = f"{node.name}: entry n is the result for (n {op.first:+d}) * 2^{op.step}, as {self.plan.grids[i]}"
         name = self.tables.add(self.plan.tables[i], table, comment, True)
         position = f"raw_of<32>({self.operand(x)})"
@@ -229,7 +240,6 @@ class Body:
             position = f"{position} * {1 << up}"
         if op.first:
             position += f" - {op.first}" if op.first > 0 else f" + {-op.first}"
-        row = f"[{self.index}]" if op.table.ndim > 1 else ""
         return f"from_raw<{self.plan.types[i]}>({name}{row}[({position}).to_int()])"
 
     def _quantize(self, i: int, node: Node, x: int) -> str:
@@ -248,6 +258,10 @@ class Body:
             f"({value}, {', '.join(numbers)})"
         )
 
+    def at(self, values: Int64) -> tuple[Int64, str]:
+        """A table with an entry for every element ``[elements, ...]``, and the index of this element's."""
+        return values, self.index
+
     def _parameter(self, i: int, name: str, values: Int64) -> str:
-        comment = f"{self.nodes[i].name}: {name}"
-        return self.tables.parameter(f"{self.plan.names[i]}_{name}", values, self.index, comment)
+        table, index = self.at(values)
+        return self.tables.parameter(f"{self.plan.names[i]}_{name}", table, index, f"{self.nodes[i].name}: {name}")

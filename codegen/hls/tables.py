@@ -37,8 +37,11 @@ def literal(n: int) -> str:
     return str(n) if -(1 << 31) < n < 1 << 31 else f"{n}LL"
 
 
-def array_text(name: str, values: Int64, comment: str) -> str:
-    """``static const TYPE name[...] = {...};`` for one or two axes, each row on lines of its own."""
+def array_text(name: str, values: Int64, comment: str, memory: str = "") -> str:
+    """``static const TYPE name[...] = {...};`` for one or two axes, each row on lines of its own.
+
+    `memory`: the C++ type that the hardware stores, where that is a memory and its width counts.
+    """
     kind = storage(values)
     dims = "".join(f"[{n}]" for n in values.shape)
     suffix = "LL" if kind == "long long" else ""
@@ -46,6 +49,7 @@ def array_text(name: str, values: Int64, comment: str) -> str:
         body = _rows(values.tolist(), suffix, "    ")
     else:
         body = ",\n".join("    {" + _rows(row, suffix, "     ").lstrip() + "}" for row in values.tolist())
+    kind = f"STORED({memory}, {kind})" if memory else kind
     return f"// {comment}\nstatic const {kind} {name}{dims} = {{\n{body}}};\n"
 
 
@@ -64,12 +68,13 @@ class Tables:
     known: dict[tuple[str, bytes], str]
     texts: dict[str, str] = field(default_factory=dict)
 
-    def add(self, wanted: str, values: Int64, comment: str, reserved: bool = False) -> str:
-        """The identifier of the array: `wanted` itself where it was `reserved`, else one near it."""
+    def add(self, wanted: str, values: Int64, comment: str, reserved: bool = False, memory: str = "") -> str:
+        """The identifier of the array: `wanted` itself where it was `reserved` and is free, else one near it."""
         key = (wanted, values.tobytes())
         if key not in self.known:
-            self.known[key] = wanted if reserved else self.names.new(wanted)
-            self.texts[self.known[key]] = array_text(self.known[key], values, comment)
+            own = reserved and wanted not in self.known.values()
+            self.known[key] = wanted if own else self.names.new(wanted)
+            self.texts[self.known[key]] = array_text(self.known[key], values, comment, memory)
         return self.known[key]
 
     def parameter(self, wanted: str, values: Int64, index: str, comment: str, reserved: bool = False) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ..errors import CompileError
 from ..graph import Graph, verify
-from .layout import merge_layout, sink_transposes
+from .layout import fold_layout, merge_layout, sink_transposes
+from .maxima import maxima_first
 from .narrow import drop_unseen_bits, zero_unused_elements
 from .realise import realise_requantize
 from .simplify import fold_affine, fold_constants, merge_equal, narrow_ranges, remove_dead
@@ -20,12 +21,14 @@ PASSES: dict[str, Pass] = {
     "fold-affine": fold_affine,
     "sink-transposes": sink_transposes,
     "merge-layout": merge_layout,
+    "fold-layout": fold_layout,
     "narrow-ranges": narrow_ranges,
     "drop-unseen-bits": drop_unseen_bits,
     "zero-unused-elements": zero_unused_elements,
     "merge-equal": merge_equal,
     "remove-dead": remove_dead,
     "realise-requantize": realise_requantize,
+    "maxima-first": maxima_first,
 }
 
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -36,6 +39,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold-constants",
         "sink-transposes",
         "merge-layout",
+        "fold-layout",
         "narrow-ranges",
         "remove-dead",
         "zero-unused-elements",
@@ -46,6 +50,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     ),
     # What backends are given: requantize is gone, and what it left is simplified.
     "hardware": ("realise-requantize", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
+    # What engines in software run: as hardware, with pooling before rounding.
+    "software": ("maxima-first", "remove-dead"),
 }
 
 

@@ -10,6 +10,7 @@ from ..ops import (
     Compare,
     Constant,
     Gather,
+    Linear,
     Lookup,
     Maximum,
     Minimum,
@@ -27,7 +28,7 @@ from ..ops import (
 from ..rational import Rational, as_rational
 from ..types import Fixed, Int64
 
-__all__ = ["merge_layout", "sink_transposes"]
+__all__ = ["fold_layout", "merge_layout", "sink_transposes"]
 
 _UNARY = (Neg, Shift, Quantize, Requantize, Lookup)
 _JOINING = (Add, Sub, Mul, Maximum, Minimum, Compare, Select)
@@ -78,8 +79,11 @@ def _turned_constant(builder: Builder, i: int, shape: tuple[int, ...], back: tup
     assert isinstance(op, Constant)
     if op.values.size == 1:
         return i
-    exp = op.exp if isinstance(op.exp, int) else _array(np.broadcast_to(op.exp, op.values.shape), shape, back).copy()
-    return builder.add(Constant(_array(op.values, shape, back).copy(), exp), name=builder.nodes[i].name)
+    values, exp = (_array(np.broadcast_to(a, op.values.shape), shape, back) for a in (op.values, op.exp))
+    while values.ndim > 1 and all((a == a[:1]).all() for a in (values, exp)):  # the same at every position: broadcast
+        values, exp = values[0], exp[0]
+    exp = op.exp if isinstance(op.exp, int) else exp.copy()
+    return builder.add(Constant(values.copy(), exp), name=builder.nodes[i].name)
 
 
 def _turned(op: Op, shape: tuple[int, ...], back: tuple[int, ...]) -> Op | None:
@@ -132,7 +136,34 @@ def _merged_transposes(builder: Builder, node: Node, op: Transpose, operand: int
         operand, axes = before.operands[0], tuple(before.op.axes[a] for a in axes)
     if axes == tuple(range(len(axes))):
         return operand
+    shape = builder.type(operand).shape
+    long = [a for a in axes if shape[a] != 1]
+    if long == sorted(long):  # only axes of length 1 move
+        return builder.add(Reshape(tuple(shape[a] for a in axes)), operand, name=node.name)
     return builder.add(Transpose(axes), operand, name=node.name) if axes != op.axes else None
+
+
+def fold_layout(graph: Graph) -> Graph:
+    """A flattened choice of elements in front of a matrix becomes a choice of the matrix's rows."""
+
+    def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
+        if not isinstance(node.op, Linear) or len(builder.type(operands[0]).shape) != 1:
+            return None
+        at, moved = operands[0], False
+        index = np.arange(builder.type(at).size)
+        while (source := _source(builder, at)) is not None:
+            index = source.reshape(-1)[index]
+            moved = moved or not isinstance(builder.nodes[at].op, Reshape)
+            at = builder.nodes[at].operands[0]
+        size = builder.type(at).size
+        if not moved or len(np.unique(index)) != len(index) or size > 2 * len(index):
+            return None
+        weights = np.zeros((size, node.op.weights.shape[1]), np.int64)
+        weights[index] = node.op.weights
+        flat = builder.add(Reshape((size,)), at, name=f"{node.name}.flat")
+        return builder.add(Linear(weights, node.op.exp), flat, name=node.name)
+
+    return rewrite(graph, rule)
 
 
 def _source(builder: Builder, i: int) -> Int64 | None:

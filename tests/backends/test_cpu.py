@@ -13,11 +13,12 @@ from hwcompile.codegen.project import Project
 from hwcompile.hw_targets import process
 from hwcompile.ir.evaluate import evaluate
 from hwcompile.ir.graph import Builder, Output
-from hwcompile.ir.ops import Add, Constant, Input, Linear, Maximum, Quantize
+from hwcompile.ir.ops import Add, Compare, Constant, Input, Linear, Maximum, Quantize, Reshape, Select
+from hwcompile.ir.ops.compare import RELATIONS
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
 from hwcompile.verify.compare import run_engines
-from hwcompile.verify.random_graphs import random_graph
+from hwcompile.verify.random_graphs import choices_graph, random_graph
 from hwcompile.verify.vectors import corner_vectors, join_vectors, random_vectors
 
 
@@ -33,6 +34,22 @@ def check(graph, project=None, seed=0):
 @pytest.mark.parametrize("seed", range(16))
 def test_random_graphs(seed):
     check(random_graph(np.random.default_rng(1000 + seed)), seed=seed)
+
+
+def test_comparisons_and_choices_in_both_lanes():
+    check(choices_graph(np.random.default_rng(3)))
+    b = Builder("wide")
+    x, y = (b.add(Input((5,), Fixed(-(1 << 40), 1 << 40, -3)), name=n) for n in "xy")
+    bits = [b.add(Compare(r), x, b.add(Quantize(Fixed(-7, 7, 37), Rounding.RND, Overflow.SAT), y)) for r in RELATIONS]
+    check(b.graph(Output(f"o{k}", i) for k, i in enumerate([*bits, b.add(Select(), bits[0], x, y)])))
+
+
+def test_outputs_that_are_constants():
+    b = Builder("constants")
+    x = b.add(Input((2,), Fixed(0, 3, 0)), name="x")
+    c = b.add(Constant(np.array([1, -(1 << 40)])))
+    r = b.add(Reshape((2, 1)), c)
+    check(b.graph([Output("c", c), Output("r", r), Output("y", b.add(Add(), b.add(Reshape((2,)), r), x))]))
 
 
 def dense(x, weights, to=None, bias=None, relu=False, shape=None):

@@ -38,7 +38,7 @@ from hwcompile.ir.ops import (
 from hwcompile.ir.passes import PIPELINES, run
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed
-from hwcompile.verify.random_graphs import random_graph, random_inputs, random_type
+from hwcompile.verify.random_graphs import choices_graph, random_graph, random_inputs, random_type
 
 VU13P = load_target("vu13p")
 
@@ -155,6 +155,10 @@ def test_random_graphs(seed):
     exact(random_graph(rng, ops=40))
 
 
+def test_comparisons_and_choices():
+    exact(choices_graph(np.random.default_rng(4), 9))
+
+
 def test_dense_net_reads_as_layers():
     hls = exact(dense_net())
     text = hls.project.files["firmware/net.cpp"]
@@ -243,8 +247,8 @@ def test_check_names_everything_it_refuses():
 def test_bad_options_are_refused():
     with pytest.raises(CompileError, match="schedule interface: must be one of ap_vld, ap_none, axis, not 'wires'"):
         Schedule(interface="wires")
-    with pytest.raises(CompileError, match="schedule strategy"):
-        Schedule(strategy="resource")
+    with pytest.raises(CompileError, match="schedule architecture: must be one of parallel, stream, not .serial."):
+        Schedule(architecture="serial")
     with pytest.raises(CompileError, match="schedule ii"):
         Schedule(ii=0)
     with pytest.raises(CompileError, match="clock"):

@@ -20,6 +20,7 @@ from hwcompile.ir.evaluate import evaluate
 from hwcompile.ir.graph import Builder, Output
 from hwcompile.ir.ops import (
     Add,
+    Compare,
     Concat,
     Constant,
     Gather,
@@ -31,11 +32,12 @@ from hwcompile.ir.ops import (
     Mul,
     Quantize,
     Reshape,
+    Select,
 )
 from hwcompile.ir.passes import PIPELINES, run
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
-from hwcompile.verify.random_graphs import random_graph, random_inputs, random_type
+from hwcompile.verify.random_graphs import choices_graph, random_graph, random_inputs, random_type
 
 VU9P = load_target("vu9p")
 
@@ -89,6 +91,30 @@ def test_elementwise_ops_with_types_per_element():
         outputs.append(b.add(op(), x, other))
         outputs.append(b.add(op(), other, y))
     exact(run(b.graph(Output(f"o{k}", o) for k, o in enumerate(outputs)), PIPELINES["hardware"]), events=1000)
+
+
+def test_comparisons_and_choices():
+    exact(run(choices_graph(np.random.default_rng(4)), PIPELINES["hardware"]), events=1000)
+
+
+def test_a_comparison_with_zero_is_a_sign_bit_and_a_choice_of_one_or_zero_is_its_condition():
+    b = Builder("net")
+    x = b.add(Input((4,), Fixed(-8, 7, -2)), name="x")
+    zero, one = b.add(Constant(np.array(0))), b.add(Constant(np.array(1)))
+    negative = b.add(Compare("less"), x, zero)
+    rtl = exact(b.graph([Output("n", negative), Output("s", b.add(Select(), negative, one, zero))]))
+    assert estimate(rtl.scalar, rtl.pipeline, VU9P, 5.0).lut == 0
+    assert len(rtl.scalar) == 10
+
+
+def test_a_maximum_is_estimated_as_its_comparison_and_choice():
+    b, c = Builder("one"), Builder("two")
+    x, y = (b.add(Input((8,), Fixed(-128, 127, 0)), name=n) for n in "xy")
+    one = b.graph([Output("y", b.add(Maximum(), x, y))])
+    x, y = (c.add(Input((8,), Fixed(-128, 127, 0)), name=n) for n in "xy")
+    two = c.graph([Output("y", c.add(Select(), c.add(Compare("less"), x, y), y, x))])
+    luts = [estimate(r.scalar, r.pipeline, VU9P, 5.0).lut for r in (exact(one), exact(two))]
+    assert luts[0] == luts[1] > 0
 
 
 @pytest.mark.parametrize("seed", range(6))

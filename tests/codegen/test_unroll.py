@@ -7,11 +7,11 @@ from hwcompile.codegen.unroll import unroll, unroll_nodes
 from hwcompile.ir.errors import CompileError
 from hwcompile.ir.evaluate import evaluate
 from hwcompile.ir.graph import Builder, Output
-from hwcompile.ir.ops import Add, Constant, Input, Linear, Maximum, Quantize, Requantize
+from hwcompile.ir.ops import Add, Compare, Constant, Input, Linear, Maximum, Quantize, Requantize, Select
 from hwcompile.ir.rounding import Overflow, Rounding
-from hwcompile.ir.scalar import Code
+from hwcompile.ir.scalar import Code, from_graph
 from hwcompile.ir.types import Fixed
-from hwcompile.verify.random_graphs import random_graph, random_inputs
+from hwcompile.verify.random_graphs import choices_graph, random_graph, random_inputs
 
 
 def same(graph, events=40, seed=0):
@@ -65,6 +65,26 @@ def test_zero_bias_and_decided_maximum_cost_nothing():
     y = b.add(Maximum(), y, b.add(Constant(np.array(0))))
     scalar = same(b.graph([Output("y", y)]))
     assert set(scalar.code.tolist()) == {Code.INPUT, Code.CONSTANT, Code.ADD}
+
+
+def test_choices_that_are_decided_cost_nothing():
+    b = Builder("net")
+    x = b.add(Input((2,), Fixed(0, 15, 0)), name="x")
+    y = b.add(Input((2,), Fixed(15, 31, 0)), name="y")
+    bit = b.add(Compare("less_equal"), x, y)
+    again = b.add(Compare("equal"), x, x)
+    scalar = same(b.graph([Output("y", b.add(Select(), bit, x, y)), Output("z", b.add(Select(), again, x, y))]))
+    assert set(scalar.code.tolist()) <= {Code.INPUT, Code.CONSTANT}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_choices(seed):
+    scalar = same(choices_graph(np.random.default_rng(seed)), seed=seed)
+    x = random_inputs(choices_graph(np.random.default_rng(seed)), np.random.default_rng(1), 30)
+    graph = scalar.to_graph()
+    split = {f"{k}.{j}": v[:, j] for k, v in x.items() for j in range(v.shape[1])}
+    again, wanted = from_graph(graph).evaluate(split), evaluate(graph, split)
+    assert all((again[k] == wanted[k]).all() for k in wanted)
 
 
 def test_equal_quantizers_of_one_row_are_shared():

@@ -7,14 +7,17 @@ from hwcompile.ir.evaluate import evaluate
 from hwcompile.ir.graph import Builder, Output
 from hwcompile.ir.ops import (
     Add,
+    Compare,
     Constant,
     Input,
     Linear,
     Lookup,
     Maximum,
     Mul,
+    Neg,
     Quantize,
     Requantize,
+    Select,
 )
 from hwcompile.ir.passes import PASSES, PIPELINES, run
 from hwcompile.ir.passes.staircase import multiply_shift, prove
@@ -84,6 +87,16 @@ def test_narrow_ranges_drops_idle_quantizers_and_repeated_limits():
     g = b.graph([Output("y", y)])
     h = run(g, ("narrow-ranges", "remove-dead"))
     assert ops(h) == ["input", "quantize"]
+    assert same(g, h)
+
+
+def test_narrow_ranges_decides_comparisons_and_choices():
+    b, x = start(0, 7)
+    bit = b.add(Compare("less_equal"), b.add(Constant(np.array(0))), x)
+    y = b.add(Neg(), b.add(Select(), bit, x, b.add(Constant(np.array(9)))))
+    g = b.graph([Output("y", y)])
+    h = run(g, ("narrow-ranges", "remove-dead"))
+    assert ops(h) == ["input", "neg"]
     assert same(g, h)
 
 
