@@ -177,7 +177,7 @@ def check_schedule(graph: Graph, schedule: Schedule) -> list[str]:
         assert isinstance(op, Linear)
         if own.strategy == "resource" and schedule.architecture == "parallel":
             try:
-                folding(*op.weights.shape, own.reuse)
+                folding(op.weights.shape[0], op.weights.shape[1], own.reuse)
             except CompileError as e:
                 found.append(str(CompileError(f"layer {name}", f"the {e.where} {e.rule}", e.fix)))
     return found

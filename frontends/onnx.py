@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import InputAxes, constant_tensors, input_axes, load_model
 from .onnx_functions import FUNCTION_OPERATORS
 from .onnx_layout import LAYOUT
+from .onnx_logic import LOGIC
+from .onnx_normalization import NORMALIZATIONS
 from .onnx_quantizers import QUANTIZERS
 from .onnx_reductions import REDUCTIONS, matmul_data
 from .onnx_selection import SELECTIONS
@@ -33,6 +36,7 @@ from .real import (
     RealBuilder,
     RealModel,
     RealOp,
+    Reshape,
     Scale,
     Softmax,
     Sub,
@@ -162,7 +166,7 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
         ) from None
 
 
-_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS} - {"Expand"}
+_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC} - {"Expand"}
 """Operators whose readers expect data: on constants alone they are folded."""
 
 _ON_CODES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Clip", "Identity", "DequantizeLinear")
@@ -320,12 +324,20 @@ def _prelu(c: Context) -> Value:
     return c.add(Leaky(c.event(c.floats(1, "the slope"), len(c.shape(c.operand(0))))), x)
 
 
-def _softmax(c: Context) -> Value:
-    default = -1 if c.opset >= 13 else 1
-    axis, rank = c.attribute("axis", default), len(c.shape(c.operand(0)))
-    if c.opset < 13 and c.axis(axis, rank) != rank - 1:
-        raise c.error("before opset 13 only the last axis has today's meaning", "export with opset 13 or newer")
-    return c.add(Softmax(c.axis(axis, rank)), c.data(0))
+def _softmax(log: bool) -> Callable[[Context], Value]:
+    """Along one axis; before opset 13 along all axes from the given one on, which become one."""
+
+    def read(c: Context) -> Value:
+        shape = c.shape(c.operand(0))
+        axis = c.axis(int(c.attribute("axis", -1 if c.opset >= 13 else 1)), len(shape))
+        if c.opset >= 13 or axis == len(shape) - 1:
+            return c.add(Softmax(axis, log), c.data(0))
+        if c.batch > axis:
+            raise c.error("before opset 13 the batch axis must come before the softmax's", "export with opset 13")
+        flat = c.add(Reshape((*shape[:axis], math.prod(shape[axis:]))), c.data(0), suffix=".flat")
+        return c.add(Reshape(shape), c.add(Softmax(axis, log), flat.index, suffix=".softmax").index)
+
+    return read
 
 
 OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
@@ -342,46 +354,23 @@ OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
     "Clip": _clip,
     "Sigmoid": lambda c: c.add(Function("sigmoid"), c.data(0)),
     "Tanh": lambda c: c.add(Function("tanh"), c.data(0)),
-    "Softmax": _softmax,
+    "Softmax": _softmax(log=False),
+    "LogSoftmax": _softmax(log=True),
     **LAYOUT,
     **WINDOWS,
     **SELECTIONS,
     **FUNCTION_OPERATORS,
     **REDUCTIONS,
+    **NORMALIZATIONS,
+    **LOGIC,
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""
 
-ANY_BATCH = frozenset(
-    (
-        "MatMul",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Clip",
-        "Sigmoid",
-        "Tanh",
-        "Softmax",
-        "Slice",
-        "Gather",
-        "Split",
-        "Reshape",
-        "Flatten",
-        "Shape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Concat",
-        "Identity",
-        "Dropout",
-        "Cast",
-        *FUNCTION_OPERATORS,
-        *QUANTIZERS,
-        *(k for k in REDUCTIONS if k.startswith("Reduce")),
-    )
-)
-"""Operators for which the batch axis may be anywhere."""  # fmt: skip
+ANY_BATCH = frozenset((
+    "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Softmax", "LogSoftmax",
+    "Slice", "Gather", "Split", "Reshape", "Flatten", "Shape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Identity",
+    "Dropout", "Cast", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization",
+    *FUNCTION_OPERATORS, *LOGIC, *QUANTIZERS, *(k for k in REDUCTIONS if k.startswith("Reduce")),
+))  # fmt: skip
+"""Operators for which the batch axis may be anywhere."""

@@ -14,6 +14,9 @@ from .real import Add, Clip, Constant, Function, Maximum, Minimum, Mul, Offset, 
 __all__ = ["FUNCTION_OPERATORS"]
 
 _UNLIMITED = 1 << 61
+_TRIGONOMETRY = (
+    "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh",
+)  # fmt: skip
 
 
 def _table(name: str, **defaults: float) -> Callable[[Context], Value]:
@@ -96,12 +99,14 @@ def _fold(op: RealOp, constant: Callable[..., NDArray], mean: bool = False) -> C
 
 
 def _pow(c: Context) -> Value:
-    """x * x for the exponent 2; constants fold before they come here."""
-    exponent = c.scalar(1, "the exponent")
-    if exponent != 2:
-        raise c.error(f"the exponent must be 2, not {exponent:g}", "use a multiplication or a table")
-    x = c.data(0)
-    return c.add(Mul(), x, x)
+    """Products for the exponents 1, 2 and 3, else a table; constants fold before they come here."""
+    exponent, x = c.scalar(1, "the exponent"), c.data(0)
+    if exponent not in (1, 2, 3):
+        return c.add(Function("power", (exponent,)), x)
+    if exponent == 1:
+        return c.operand(0)
+    square = c.add(Mul(), x, x, suffix="" if exponent == 2 else ".square")
+    return square if exponent == 2 else c.add(Mul(), square.index, x)
 
 
 FUNCTION_OPERATORS: dict[str, Callable[[Context], Value]] = {
@@ -114,11 +119,11 @@ FUNCTION_OPERATORS: dict[str, Callable[[Context], Value]] = {
     "Softsign": _table("softsign"),
     "HardSwish": _table("hard_swish"),
     "Mish": _table("mish"),
-    "Sign": _table("sign"),
     "Elu": _table("elu", alpha=1.0),
     "Celu": _table("celu", alpha=1.0),
     "Selu": _table("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
-    "ThresholdedRelu": _table("thresholded_relu", alpha=1.0),
+    "Swish": _table("swish", alpha=1.0),
+    **{f.capitalize(): _table(f) for f in _TRIGONOMETRY},
     "Gelu": _gelu,
     "HardSigmoid": _hard_sigmoid,
     "Neg": _neg,

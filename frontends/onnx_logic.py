@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ..ir.rounding import Rounding
 from .onnx_context import Context, Ref, Value
 from .real import (
-    Add,
     Compare,
     Concat,
     Constant,
@@ -141,29 +140,164 @@ def _places(c: Context, shape: tuple[int, ...], suffix: str) -> int:
     return c.add(Constant(values.copy()), suffix=suffix).index
 
 
+def _join(c: Context, *parts: int, suffix: str) -> int:
+    return c.add(Concat(len(c.builder.nodes[parts[0]].shape) - 1), *parts, suffix=suffix).index
+
+
+def _round(c: Context, x: int, where: int, relation: str, largest: bool) -> tuple[int, int]:
+    """(winners of neighbouring pairs along the last axis, their places); an odd one at the end goes on alone."""
+    n = c.builder.nodes[x].shape[-1]
+    name, pairs = f".of{n}", (range(0, n - 1, 2), range(1, n, 2))
+    a, b, i, j = (_taken(c, v, p, name) for v in (x, where) for p in pairs)
+    wins = c.add(Compare(relation), *((a, b) if largest else (b, a)), suffix=f"{name}.wins").index
+    best = c.add(Select(), wins, b, a, suffix=f"{name}.best").index
+    place = c.add(Select(), wins, j, i, suffix=f"{name}.place").index
+    if n % 2 == 0:
+        return best, place
+    rest = (_taken(c, v, [n - 1], f"{name}.rest") for v in (x, where))
+    return tuple(_join(c, v, r, suffix=f"{name}.all") for v, r in zip((best, place), rest))  # pyright: ignore[reportReturnType]
+
+
 def _arg(largest: bool) -> Callable[[Context], Value]:
     """The place of the extreme along an axis, by a tournament in which the first (or last) of equals wins."""
 
     def read(c: Context) -> Value:
         shape = c.shape(c.operand(0))
-        at, keep = c.axis(int(c.attribute("axis", 0)), len(shape)), bool(c.attribute("keepdims", 1))
+        axis = int(c.attribute("axis", 0))
+        at, keep = c.axis(axis, len(shape)), bool(c.attribute("keepdims", 1))
         relation = "less_equal" if c.attribute("select_last_index", 0) else "less"
         x = _last(c, c.data(0), at)
         where = _places(c, c.builder.nodes[x].shape, ".places")
-        n = shape[at]
-        while n > 1:
-            m, name = n // 2, f".of{n}"
-            left, right = range(0, 2 * m, 2), range(1, 2 * m, 2)
-            a, b, i, j = (_taken(c, v, p, name) for v in (x, where) for p in (left, right))
-            wins = c.add(Compare(relation), *((a, b) if largest else (b, a)), suffix=f"{name}.wins").index
-            x = c.add(Select(), wins, b, a, suffix=f"{name}.best").index
-            where = c.add(Select(), wins, j, i, suffix=f"{name}.place").index
-            if n % 2:
-                x, where = (
-                    c.add(Concat(len(shape) - 1), best, _taken(c, before, [n - 1], name), suffix=name).index
-                    for best, before in ((x, a_before), (where, i_before))
-                ) if (a_before := _odd(c, x)) and (i_before := _odd(c, where)) else (x, where)
-            n = m + n % 2
-        return c.add(Reshape(shape), where)
+        while c.builder.nodes[x].shape[-1] > 1:
+            x, where = _round(c, x, where, relation, largest)
+        if keep:
+            return c.add(Reshape(tuple(1 if k == at else n for k, n in enumerate(shape))), where)
+        y = c.add(Reshape(tuple(n for k, n in enumerate(shape) if k != at)), where)
+        return c.placed(y, c.batch - (axis % (len(shape) + (c.batch >= 0)) < c.batch))
 
     return read
+
+
+def _network(n: int, k: int) -> list[list[tuple[int, int]]]:
+    """Layers of comparators (upper, lower place) of a merge exchange (Knuth, 5.2.2 M) that the first k results need."""
+    layers: list[list[tuple[int, int]]] = []
+    top = 1 << max(n - 1, 0).bit_length() >> 1
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while True:
+            layers.append([(i, i + d) for i in range(n - d) if i & p == r])
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    needed, kept = set(range(k)), list[list[tuple[int, int]]]()
+    for layer in reversed(layers):
+        used = [pair for pair in layer if needed & set(pair)]
+        needed |= {place for pair in used for place in pair}
+        kept.append(used)
+    return [layer for layer in reversed(kept) if layer]
+
+
+def _top_k(c: Context) -> list[Value]:
+    """The k largest (or smallest) values in order and their places, by a sorting network; the first of equals leads."""
+    shape = c.shape(c.operand(0))
+    at = c.axis(int(c.attribute("axis", -1)), len(shape))
+    k = int(c.attribute("k", 0)) if c.opset < 10 else int(c.scalar(1, "k"))
+    largest = bool(c.attribute("largest", 1))
+    c.attribute("sorted", 1)  # sorted is one of the orders that 0 allows
+    if not 1 <= k <= shape[at]:
+        raise c.error(f"k must be from 1 to the axis' length {shape[at]}, not {k}")
+    x = _last(c, c.data(0), at)
+    where = _places(c, c.builder.nodes[x].shape, ".places")
+    for number, layer in enumerate(_network(shape[at], k)):
+        x, where = _exchanged(c, x, where, layer, largest, f".layer{number}")
+    order = list(range(len(shape) - 1))
+    order.insert(at, len(shape) - 1)
+    found: list[Value] = []
+    for v, name in ((x, ".values"), (where, ".indices")):
+        first = _taken(c, v, range(k), f"{name}.first")
+        found.append(c.add(Transpose(tuple(order)), first, suffix=name))
+    return found
+
+
+def _exchanged(
+    c: Context, x: int, where: int, layer: list[tuple[int, int]], largest: bool, name: str
+) -> tuple[int, int]:
+    """One layer of comparators on values and places. Values do not wait for the tie-break of the places."""
+    n = c.builder.nodes[x].shape[-1]
+    upper, lower = ([pair[k] for pair in layer] for k in range(2))
+    a, b, i, j = (_taken(c, v, p, name) for v in (x, where) for p in (upper, lower))
+    first, second = (Maximum(), Minimum()) if largest else (Minimum(), Maximum())
+    better = c.add(Compare("less"), *((a, b) if largest else (b, a)), suffix=f"{name}.better").index
+    equal = c.add(Compare("equal"), a, b, suffix=f"{name}.equal").index
+    tie = c.add(Minimum(), equal, c.add(Compare("less"), j, i, suffix=f"{name}.behind").index, suffix=f"{name}.tie")
+    swap = c.add(Maximum(), better, tie.index, suffix=f"{name}.swap").index
+    lead = (c.add(first, a, b, suffix=f"{name}.first"), c.add(Select(), swap, j, i, suffix=f"{name}.place"))
+    follow = (c.add(second, a, b, suffix=f"{name}.second"), c.add(Select(), swap, i, j, suffix=f"{name}.other"))
+    place = {v: n + k for k, v in enumerate([*upper, *lower])}
+    order = [place.get(v, v) for v in range(n)]
+    results = [
+        _taken(c, _join(c, old, up.index, down.index, suffix=f"{name}.all"), order, f"{name}.order")
+        for old, up, down in zip((x, where), lead, follow)
+    ]
+    return results[0], results[1]
+
+
+def _one_hot(c: Context) -> Value:
+    """`on` where the index is the place, else `off`; a negative index counts from the end."""
+    x, depth = c.operand(0), int(c.scalar(1, "the depth"))
+    off, on = c.floats(2, "the values").reshape(-1).tolist()
+    full = len(c.full_shape(x)) + 1
+    axis = int(c.attribute("axis", -1))
+    if not -full <= axis < full or depth < 1:
+        raise c.error(f"axis {axis} must be one of the result's {full} axes, and the depth positive, not {depth}")
+    at, batch = axis % full, c.batch + (axis % full <= c.batch)
+    own = at - (0 <= batch < at)
+    shape = list(c.shape(x))
+    shape.insert(own, 1)
+    spread = c.add(Reshape(tuple(shape)), c.data(0), suffix=".index").index
+    places = np.arange(float(depth)).reshape([-1 if k == own else 1 for k in range(len(shape))])
+    hits = [
+        c.add(Compare("equal"), spread, c.add(Constant(p), suffix=f".places{k}").index, suffix=f".hit{k}").index
+        for k, p in enumerate((places, places - depth))
+    ]
+    y = c.add(Maximum(), *hits, suffix=".hit")
+    if on - off != 1:
+        y = c.add(Scale(np.asarray(on - off)), y.index, suffix=".scale")
+    return c.placed(c.add(Offset(np.asarray(off)), y.index) if off else y, batch)
+
+
+def _cum_sum(c: Context) -> Value:
+    """Sums of all elements before, by a triangular matrix of ones."""
+    shape = c.shape(c.operand(0))
+    at = c.axis(int(c.scalar(1, "the axis")), len(shape))
+    exclusive, reverse = (bool(c.attribute(k, 0)) for k in ("exclusive", "reverse"))
+    ones = np.triu(np.ones((shape[at], shape[at])), int(exclusive))
+    y = c.add(Dense(ones.T.copy() if reverse else ones), _last(c, c.data(0), at), suffix=".sums")
+    order = list(range(len(shape) - 1))
+    order.insert(at, len(shape) - 1)
+    return c.add(Transpose(tuple(order)), y.index)
+
+
+LOGIC: dict[str, Callable[[Context], Value | list[Value]]] = {
+    "Less": _relation("less"),
+    "LessOrEqual": _relation("less_equal"),
+    "Greater": _relation("less", swapped=True),
+    "GreaterOrEqual": _relation("less_equal", swapped=True),
+    "Equal": _relation("equal"),
+    "And": _both(Minimum()),
+    "Or": _both(Maximum()),
+    "Xor": _xor,
+    "Not": lambda c: _not(c, c.data(0)),
+    "Where": _where,
+    "Sign": _sign,
+    "ThresholdedRelu": _thresholded_relu,
+    "Shrink": _shrink,
+    "Mod": _mod,
+    "ArgMax": _arg(largest=True),
+    "ArgMin": _arg(largest=False),
+    "TopK": _top_k,
+    "OneHot": _one_hot,
+    "CumSum": _cum_sum,
+}

@@ -1,4 +1,4 @@
-"""Reductions and products of data with data in ONNX: sums, extremes, MatMul, Einsum and layer normalization."""
+"""Reductions and products of data with data in ONNX: sums, extremes, MatMul and Einsum."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .onnx_context import Context, Ref, Value
-from .real import Constant, Function, Gather, Mul, Offset, Reduce, Reshape, Scale, Sub
+from .real import Add, Constant, Function, Gather, Maximum, Mul, Reduce, Reshape, Scale, Sub
 
-__all__ = ["REDUCTIONS", "matmul_data"]
+__all__ = ["REDUCTIONS", "matmul_data", "reduced"]
 
 
 def _axes(c: Context, rank: int) -> list[int]:
@@ -25,7 +24,7 @@ def _axes(c: Context, rank: int) -> list[int]:
     return sorted({c.axis(int(a), rank) for a in found})
 
 
-def _reduced(
+def reduced(
     c: Context, x: int, shape: tuple[int, ...], axes: list[int], kind: str, keep: bool, suffix: str = ""
 ) -> Ref:
     """One sum or maximum over all of `axes`, which move behind the others into a single one first."""
@@ -37,26 +36,52 @@ def _reduced(
     return c.add(Reshape(target), y.index, suffix=f"{suffix}.shape")
 
 
-def _reduce(kind: str, mean: bool = False, negate: bool = False, square: bool = False) -> Callable[[Context], Value]:
+def _reduce(
+    kind: str, mean: bool = False, negate: bool = False, before: str = "", after: str = ""
+) -> Callable[[Context], Value]:
+    """A sum or maximum, of values that a step `before` changed ("square", "abs"), with a function `after` it."""
+
     def read(c: Context) -> Value:
         x = c.data(0)
         shape = c.shape(c.operand(0))
         axes, keep = _axes(c, len(shape)), bool(c.attribute("keepdims", 1))
         c.attribute("noop_with_empty_axes", 0)
-        if not axes:
+        if not axes and not (before or after):
             return c.operand(0)
         minus = Scale(np.asarray(-1.0))
         if negate:
             x = c.add(minus, x, suffix=".neg").index
-        if square:
+        if before == "square":
             x = c.add(Mul(), x, x, suffix=".square").index
-        y = _reduced(c, x, shape, axes, kind, keep)
+        if before == "abs":
+            x = c.add(Maximum(), x, c.add(minus, x, suffix=".neg").index, suffix=".abs").index
+        y = reduced(c, x, shape, axes, kind, keep)
         if mean:
             y = c.add(Scale(np.asarray(float(math.prod(shape[k] for k in axes))), divide=True), y.index)
-        y = c.add(minus, y.index) if negate else y
-        return y if keep or c.batch <= 0 else c.placed(y, c.batch - sum(k < c.batch for k in axes))
+        if after:
+            y = c.add(Function(after), y.index, suffix=f".{after}")
+        return _behind(c, c.add(minus, y.index) if negate else y, axes, keep)
 
     return read
+
+
+def _behind(c: Context, y: Ref, axes: list[int], keep: bool) -> Ref:
+    """The result of a reduction, whose batch axis moves forward where axes before it went away."""
+    return y if keep or c.batch <= 0 else c.placed(y, c.batch - sum(k < c.batch for k in axes))
+
+
+def _log_sum_exp(c: Context) -> Value:
+    """max + log(sum(exp(x - max))), so that every exponential is at most 1."""
+    shape = c.shape(c.operand(0))
+    axes, keep = _axes(c, len(shape)), bool(c.attribute("keepdims", 1))
+    c.attribute("noop_with_empty_axes", 0)
+    top = reduced(c, c.data(0), shape, axes, "max", True, ".top")
+    below = c.add(Sub(), c.data(0), top.index, suffix=".below")
+    total = reduced(c, c.add(Function("exp"), below.index, suffix=".exp").index, shape, axes, "sum", True, ".total")
+    y = c.add(Add(), c.add(Function("log"), total.index, suffix=".log").index, top.index, suffix=".result")
+    target = shape if keep else tuple(n for k, n in enumerate(shape) if k not in axes)
+    target = tuple(1 if keep and k in axes else n for k, n in enumerate(target))
+    return _behind(c, c.add(Reshape(target), y.index), axes, keep)
 
 
 def _contracted(c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Ref:
@@ -112,27 +137,6 @@ def _einsum(c: Context) -> Value:
     return _contracted(c, nodes[0], nodes[1], f"{terms[0]},{terms[1]}->{terms[2][1:]}", (shapes[0], shapes[1]))
 
 
-def _layer_normalization(c: Context) -> Value:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axes, from exact sums and a table of 1 / sqrt."""
-    x, shape = c.data(0), c.shape(c.operand(0))
-    epsilon = float(np.float32(c.attribute("epsilon", 1e-5)))
-    c.attribute("stash_type", 1)
-    first = c.axis(int(c.attribute("axis", -1)), len(shape))
-    axes = list(range(first, len(shape)))
-    count = Scale(np.asarray(float(math.prod(shape[first:]))), divide=True)
-    mean = c.add(count, _reduced(c, x, shape, axes, "sum", True, ".mean").index, suffix=".mean")
-    centred = c.add(Sub(), x, mean.index, suffix=".centred").index
-    square = c.add(Mul(), centred, centred, suffix=".square").index
-    variance = c.add(count, _reduced(c, square, shape, axes, "sum", True, ".variance").index, suffix=".variance")
-    inverse = c.add(
-        Function("rsqrt"), c.add(Offset(np.asarray(epsilon)), variance.index, suffix=".epsilon").index, suffix=".rsqrt"
-    )
-    y = c.add(Mul(), centred, inverse.index, suffix=".normal")
-    scale: NDArray[np.float64] = c.floats(1, "the scale")
-    y = c.add(Scale(scale), y.index, suffix="" if not c.given(2) else ".scale")
-    return c.add(Offset(c.floats(2, "the bias")), y.index) if c.given(2) else y
-
-
 def matmul_data(c: Context) -> Value:
     """MatMul of two data values; leading axes must agree."""
     shapes = (c.shape(c.operand(0)), c.shape(c.operand(1)))
@@ -149,7 +153,10 @@ REDUCTIONS: dict[str, Callable[[Context], Value]] = {
     "ReduceMean": _reduce("sum", mean=True),
     "ReduceMax": _reduce("max"),
     "ReduceMin": _reduce("max", negate=True),
-    "ReduceSumSquare": _reduce("sum", square=True),
+    "ReduceSumSquare": _reduce("sum", before="square"),
+    "ReduceL1": _reduce("sum", before="abs"),
+    "ReduceL2": _reduce("sum", before="square", after="sqrt"),
+    "ReduceLogSum": _reduce("sum", after="log"),
+    "ReduceLogSumExp": _log_sum_exp,
     "Einsum": _einsum,
-    "LayerNormalization": _layer_normalization,
 }

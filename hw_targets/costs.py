@@ -18,9 +18,12 @@ from ..ir.errors import CompileError
 from .devices import Device
 
 __all__ = [
-    "Cost", "adder", "block_table", "compare", "maximum", "multiplier", "mux", "register", "relu", "round_off",
-    "saturate", "table", "usable_period_ns",
+    "BLOCK_RAM_BITS", "Cost", "adder", "adder_tree", "block_table", "compare", "fifo", "maximum", "memory", "multiplier",
+    "mux", "register", "relu", "round_off", "saturate", "select", "table", "usable_period_ns",
 ]  # fmt: skip
+
+BLOCK_RAM_BITS = 8192
+"""A memory of this many bits and more is block RAM, where the device has any; fewer are in LUTs."""
 
 Floats = NDArray[np.float64]
 
@@ -169,6 +172,47 @@ def _block_word(bits_in: Floats, kbit: float, widest: float) -> tuple[Floats, Fl
     word = 2.0 ** np.floor(np.maximum(data_bits - bits_in, 0))
     word = np.where(word >= 8, word * 9 / 8, word)
     return np.minimum(word, widest), 2.0 ** np.maximum(bits_in - data_bits, 0)
+
+
+def memory(device: Device, words: ArrayLike, bits: ArrayLike) -> Cost:
+    """A memory of `words` of `bits` with one port: block RAM from BLOCK_RAM_BITS on, else LUTs (2**inputs bits each)."""
+    n, m = np.broadcast_arrays(_floats(words), _floats(bits))
+    small = _cost(n * m, lut=np.ceil(n / 2.0**device.lut.inputs) * m, delay_ns=np.full_like(n, _level(device)))
+    if not device.resources.bram:
+        return small
+    block = block_table(device, np.ceil(np.log2(np.maximum(n, 1))), m)
+    large = n * m >= BLOCK_RAM_BITS
+    parts = [np.where(large, b, a) for a, b in zip(_parts(small), _parts(block))]
+    return Cost(*parts)
+
+
+def fifo(device: Device, depth: ArrayLike, bits: ArrayLike) -> Cost:
+    """A FIFO: shift registers in LUTs (half of 2**inputs bits each), or block RAM, and a counter."""
+    n, m = np.broadcast_arrays(_floats(depth), _floats(bits))
+    counter = _cost(n, lut=2 * np.ceil(np.log2(np.maximum(n, 2))), ff=2 * np.ceil(np.log2(np.maximum(n, 2))))
+    shift = _cost(n * m, lut=np.ceil(n / 2.0 ** (device.lut.inputs - 1)) * m)
+    stored = memory(device, n, m)
+    large = (n * m >= BLOCK_RAM_BITS) & (n > 2.0 ** (device.lut.inputs - 1)) & (device.resources.bram > 0)
+    return Cost(*(np.where(large, b, a) for a, b in zip(_parts(shift), _parts(stored)))).beside(counter)
+
+
+def select(device: Device, ways: ArrayLike, bits: ArrayLike) -> Cost:
+    """One of `ways` words of `bits`: a tree of two-way choices."""
+    n, m = np.broadcast_arrays(_floats(ways), _floats(bits))
+    levels = np.ceil(np.log2(np.maximum(n, 1)) / 2)  # a LUT of six inputs chooses between four
+    return _cost(np.maximum(n - 1, 0) * m, lut=device.area.mux_per_bit * m * (n - 1), delay_ns=levels * _level(device))
+
+
+def adder_tree(device: Device, terms: ArrayLike, bits: ArrayLike) -> Cost:
+    """The sum of `terms` words, the result and every partial sum counted at `bits`."""
+    n, m = np.broadcast_arrays(_floats(terms), _floats(bits))
+    one = adder(device, m)
+    count, levels = np.maximum(n - 1, 0), np.ceil(np.log2(np.maximum(n, 1)))
+    return _cost(count, lut=count * one.lut, delay_ns=levels * one.delay_ns)
+
+
+def _parts(c: Cost) -> tuple[Floats, ...]:
+    return c.lut, c.ff, c.dsp, c.bram, c.delay_ns
 
 
 def multiplier(device: Device, a_bits: ArrayLike, b_bits: ArrayLike, use: str = "lut") -> Cost:

@@ -14,8 +14,9 @@ from ...ir.graph import Graph, Node
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, Op, ReduceMax, ReduceSum, Reshape, Transpose, Window
 from ...ir.passes import PIPELINES, run
 from ...ir.types import Int64, Tensor
+from ..elementwise import ELEMENTWISE, Expression, apply, literal
 from ..project import Project
-from .expressions import ELEMENTWISE, Expression, Tables, apply, lane, literal
+from .expressions import Tables, lane
 from .interface import header, identifier, storage_type
 from .products import Product, Reading, product
 from .storage import LANES, Storage, flat
@@ -423,7 +424,7 @@ class _Writer:
         if i in given:
             return given[i]
         operands = [self._leaf(j, node.type, given) for j in node.operands]
-        return apply(node.op, node.type, operands, self.tables, identifier(node.name), store)
+        return apply(self.tables, node.op, node.type, operands, identifier(node.name), store)
 
     def _leaf(self, j: int, reader: Tensor, given: dict[int, Expression]) -> Expression:
         node = self.nodes[j]

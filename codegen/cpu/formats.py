@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...ir.errors import CompileError
 from ...ir.ops import Linear
 from ...ir.types import Int64, Tensor
 
-__all__ = ["FORMATS", "DenseTables", "dense_tables", "fits_int32"]
+__all__ = ["FORMATS", "DenseTables", "dense_tables"]
 
 _INT32 = (1 << 31) - 1
 
@@ -21,11 +20,6 @@ FORMATS = ("u8", "s16", "i32", "i64")
 
 GROUP = {"u8": 4, "s16": 2, "i32": 1, "i64": 1}
 """Operand values that share one lane."""
-
-
-def fits_int32(*values: NDArray) -> bool:
-    """All of the given integers, and sums of a few units more, fit an int32 lane."""
-    return all(v.size == 0 or (int(v.min()) >= -_INT32 + 4 and int(v.max()) <= _INT32 - 4) for v in values)
 
 
 @dataclass(frozen=True)

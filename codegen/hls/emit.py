@@ -16,7 +16,7 @@ Choices, in the order exactness, readability, hardware:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,15 +26,20 @@ from ...ir.evaluate import evaluate
 from ...ir.graph import Graph
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
 from ...ir.types import MAX_BITS, Int64
+from ..dataflow import Timing
 from ..project import Project
 from ..schedule import Schedule, check_schedule
 from .functions import layer_function
 from .grids import Grid, common_grid, grid_of
+from .hosted import hosted_transposes, in_order
 from .plan import JOIN, Plan, plan
 from .scripts import helpers, scripts
+from .stream_functions import process_function
+from .stream_plan import StreamPlan, stream_plan
+from .stream_top import bench_call, stream_parameters, stream_timing, stream_top
 from .tables import Tables
 from .testbench import testbench
-from .top import dataflow_top, parameters, top_function
+from .top import array_call, dataflow_top, parameters, top_function
 
 __all__ = ["SUPPORTED", "Hls", "check", "emit"]
 
@@ -57,12 +62,20 @@ _EVENTS = 64
 
 @dataclass(frozen=True, eq=False)
 class Hls:
-    """A written HLS project: its files, the name of the top function, and the graph that it equals."""
+    """A written HLS project: its files, the name of the top function, the graph that it equals, and its schedule.
+
+    `call`: what a test bench does with arrays of one event. `order`: the axes in which an input's data enter, by name,
+    where that is not the model's. `timing`: when words are handled, in the stream architecture.
+    """
 
     project: Project
     top: str
     graph: Graph
     plan: Plan
+    call: tuple[str, ...]
+    order: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    timing: Timing | None = None
 
 
 def check(graph: Graph) -> list[str]:
@@ -129,17 +142,26 @@ def emit(
     wrong = check_schedule(graph, schedule)
     if wrong:
         raise CompileError(*wrong[0].split(": ", 1))
-    design = plan(graph)
-    data = vectors or _random_vectors(graph)
+    inputs, outputs = vectors or _random_vectors(graph)
+    order: dict[str, tuple[int, ...]] = {}
+    if schedule.architecture == "stream":
+        graph, order = hosted_transposes(graph)
+    design, when = plan(graph), None
+    if schedule.architecture == "stream":
+        stream = stream_plan(design, schedule)
+        when = stream_timing(stream, schedule, device, clock_ns)
+        firmware, call = _stream_firmware(stream, when, schedule), tuple(bench_call(stream))
+    else:
+        firmware, call = _firmware(design, schedule), (array_call(design),)
     project = Project(
         {
-            **_firmware(design, schedule),
-            **testbench(design, *data),
-            **helpers(),
-            **scripts(design, device, clock_ns, schedule),
+            **firmware,
+            **testbench(design, in_order(inputs, order), outputs, call),
+            **helpers(schedule),
+            **scripts(design, device, clock_ns, schedule, order),
         }
     )
-    return Hls(project, design.top, graph, design)
+    return Hls(project, design.top, graph, design, call, order, schedule, when)
 
 
 def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
@@ -157,23 +179,55 @@ def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
 
 
 def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
-    files: dict[str, str] = {}
-    includes, functions, known = [], [], {}
+    known: dict[tuple[str, bytes], str] = {}
+    parts: list[_Part] = []
     for function in design.functions:
         tables = Tables(design.taken, known)
-        functions.append(layer_function(design, function, tables, schedule))
-        if tables.texts:
-            path = f"weights/{function.name}.h"
-            includes.append(f'#include "{path}"')
-            files[f"firmware/{path}"] = _header(
-                f"The constants of layer {function.layer}, as plain integers.",
-                f"{function.name}_constants",
-                "\n".join(tables.texts.values()),
-            )
+        text = layer_function(design, function, tables, schedule)
+        parts.append(_Part(function.name, f"layer {function.layer}", text, tables))
     constants = Tables(design.taken, known)
     top = (dataflow_top if schedule.folded else top_function)(design, constants, schedule)
+    about = "one function per layer, and the top function that calls them."
+    return _files(design, about, parts, [*constants.texts.values(), top], parameters(design), "")
+
+
+def _stream_firmware(stream: StreamPlan, when: Timing, schedule: Schedule) -> dict[str, str]:
+    known: dict[tuple[str, bytes], str] = {}
+    parts: list[_Part] = []
+    for stage in stream.stages:
+        tables = Tables(stream.plan.taken, known)
+        text = process_function(stream.plan, stage, tables, schedule)
+        parts.append(_Part(stage.name, stage.name, text, tables))
+    about = "a process per layer, line buffer and copy, and the top function that connects them with FIFOs."
+    return _files(stream.plan, about, parts, [stream_top(stream, when)], stream_parameters(stream), "stream.h")
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A function, and the tables that it reads."""
+
+    name: str
+    described: str
+    text: str
+    tables: Tables
+
+
+def _files(
+    design: Plan, about: str, parts: list[_Part], rest: list[str], arguments: list[str], header: str
+) -> dict[str, str]:
+    """`firmware/`: the source, its header, the types, and the constants of each function that has some."""
+    files: dict[str, str] = {}
+    includes: list[str] = []
+    for part in parts:
+        if part.tables.texts:
+            path = f"weights/{part.name}.h"
+            includes.append(f'#include "{path}"')
+            comment = f"The constants of {part.described}, as plain integers."
+            files[f"firmware/{path}"] = _header(
+                comment, f"{part.name}_constants", "\n".join(part.tables.texts.values())
+            )
     head = [
-        f"// {design.graph.name}: one function per layer, and the top function that calls them.",
+        f"// {design.graph.name}: {about}",
         f'#include "{design.top}.h"',
         '#include "fixed_point.h"',
         *includes,
@@ -181,12 +235,13 @@ def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
         *_LABELS,
         "",
     ]
-    files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *functions, *constants.texts.values(), top])
-    prototype = f"void {design.top}({', '.join(parameters(design))});"
+    files[f"firmware/{design.top}.cpp"] = "\n".join([*head, *(part.text for part in parts), *rest])
+    prototype = f"void {design.top}({', '.join(arguments)});"
     if len(prototype) > 116:
-        prototype = f"void {design.top}(\n        " + ",\n        ".join(parameters(design)) + ");"
+        prototype = f"void {design.top}(\n        " + ",\n        ".join(arguments) + ");"
+    headers = "".join(f'#include "{name}"\n' for name in (header, "types.h") if name)
     files[f"firmware/{design.top}.h"] = _header(
-        f"The top function of {design.graph.name}.", design.top, f'#include "types.h"\n\n{prototype}\n'
+        f"The top function of {design.graph.name}.", design.top, f"{headers}\n{prototype}\n"
     )
     files["firmware/types.h"] = _header(
         "The type of every tensor: real = n * 2^exponent.",

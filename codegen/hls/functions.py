@@ -136,7 +136,7 @@ def _folded(plan: Plan, nest: Nest, body: Body, reuse: int) -> list[str]:
     i = nest.nodes[0]
     node = plan.graph.nodes[i]
     assert isinstance(node.op, Linear)
-    f = folding(*node.op.weights.shape, reuse)
+    f = folding(node.op.weights.shape[0], node.op.weights.shape[1], reuse)
     memory, label = weight_memory(plan, body.tables, i, f), plan.names[nest.end]
     *outer, out = body.variables
     group, step = "group" if f.groups > 1 else "", "step" if f.steps > 1 else ""

@@ -32,7 +32,10 @@ def loop(
 
 def product_of(terms: list[tuple[str, int]]) -> str:
     """sum(variable * step) of those variables that exist ("" does not), "0" where none does."""
-    return " + ".join(v if step == 1 else f"{v} * {step}" for v, step in terms if v) or "0"
+    return (
+        " + ".join(v if step == 1 else f"({v}) * {step}" if " " in v else f"{v} * {step}" for v, step in terms if v)
+        or "0"
+    )
 
 
 def signature(start: str, arguments: list[str]) -> list[str]:

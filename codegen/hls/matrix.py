@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...hw_targets.costs import BLOCK_RAM_BITS
 from ...ir.ops import Linear
 from ...ir.types import Int64
 from ..adder_graph import AdderGraph, intervals
@@ -14,10 +15,7 @@ from .plan import Plan
 from .statements import INDENT, linear_table, wrapped
 from .tables import Tables
 
-__all__ = ["BLOCK_RAM_BITS", "Network", "memory_pragmas", "network", "network_function", "weight_memory"]
-
-BLOCK_RAM_BITS = 8192
-"""Weights of this many bits and more go to block RAM, fewer into LUTs."""
+__all__ = ["Network", "memory_pragmas", "network", "network_function", "weight_memory"]
 
 
 def weight_memory(plan: Plan, tables: Tables, i: int, f: Folding) -> str:

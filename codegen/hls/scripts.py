@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...hw_targets.devices import Device
 from ..schedule import ARCHITECTURES, INTERFACES, Schedule
 from .plan import Plan
@@ -14,19 +16,28 @@ CPP_STANDARD = "c++11"
 """What the generated code needs; both the compiler of Vivado HLS and that of Vitis HLS take it."""
 
 
-def helpers() -> dict[str, str]:
-    """Headers that every design shares."""
-    return {"firmware/fixed_point.h": render("fixed_point.h")}
+def helpers(schedule: Schedule) -> dict[str, str]:
+    """Headers that every design shares, and that of words in streams where there are some."""
+    names = ("fixed_point.h", "stream.h") if schedule.architecture == "stream" else ("fixed_point.h",)
+    return {f"firmware/{name}": render(name) for name in names}
 
 
-def scripts(design: Plan, device: Device, clock_ns: float, schedule: Schedule) -> dict[str, str]:
+def scripts(
+    design: Plan, device: Device, clock_ns: float, schedule: Schedule, order: Mapping[str, tuple[int, ...]]
+) -> dict[str, str]:
     """`build_hls.tcl`, `hls_config.cfg`, `Makefile`, `README.md`."""
     inputs, outputs = ports(design)
     nodes = [*design.graph.inputs, *(o.node for o in design.graph.outputs)]
     rows = [
-        {"cpp": cpp, "shape": list(t.shape), "type": design.grids[i].cpp(), "grid": str(design.grids[i])}
-        for (_, cpp, _, t, _), i in zip([*inputs, *outputs], nodes)
+        {
+            "cpp": cpp,
+            "shape": _shape(list(t.shape), order.get(name)),
+            "type": design.grids[i].cpp(),
+            "grid": str(design.grids[i]),
+        }
+        for (name, cpp, _, t, _), i in zip([*inputs, *outputs], nodes)
     ]
+    interface = "axis" if schedule.architecture == "stream" else schedule.interface
     values = {
         "top": design.top,
         "part": device.part,
@@ -36,10 +47,14 @@ def scripts(design: Plan, device: Device, clock_ns: float, schedule: Schedule) -
         "device": device.description,
         "ii": schedule.ii,
         "architecture": f"{schedule.architecture} ({ARCHITECTURES[schedule.architecture]})",
-        "interface": f"{schedule.interface} ({INTERFACES[schedule.interface]})",
+        "interface": f"{interface} ({INTERFACES[interface]})",
         "inputs": rows[: len(inputs)],
         "outputs": rows[len(inputs) :],
         "layers": [(f.name, f.layer) for f in design.functions],
     }
     names = ("build_hls.tcl", "hls_config.cfg", "Makefile", "README.md")
     return {name: render(name, **values) for name in names}
+
+
+def _shape(shape: list[int], axes: tuple[int, ...] | None) -> str:
+    return f"{shape}, axes {list(axes)} of the model's" if axes else f"{shape}"

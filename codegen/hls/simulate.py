@@ -14,6 +14,7 @@ from ...ir.types import Int64
 from ..project import Project
 from .ap_types import find_ap_types
 from .emit import Hls
+from .hosted import in_order
 from .scripts import CPP_STANDARD
 from .templates import render
 from .testbench import Port, checked, ports
@@ -30,7 +31,8 @@ def simulate(hls: Hls, inputs: Mapping[str, Int64], time_limit_s: float = 600) -
     input's interval.
     """
     given, wanted = ports(hls.plan)
-    columns = [checked(port, inputs) << port[4] for port in given]
+    arrays = in_order({k: np.asarray(v) for k, v in inputs.items()}, hls.order)
+    columns = [checked(port, arrays) << port[4] for port in given]
     events = columns[0].shape[0]
     if any(c.shape[0] != events for c in columns):
         raise CompileError("inputs", f"must have the same number of events, not {[c.shape[0] for c in columns]}")
@@ -59,6 +61,7 @@ def build(hls: Hls) -> Path:
     harness = render(
         "harness.cpp",
         top=hls.top,
+        call=hls.call,
         inputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in given],
         outputs=[(cpp, kind, t.size) for _, cpp, kind, t, _ in wanted],
     )

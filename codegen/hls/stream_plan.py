@@ -347,9 +347,10 @@ class _Planner:
             return
         one = (1,) * (2 - len(spatial))
         none = (0,) * len(one)
-        g = Lines(
+        fields = [
             *((*one, *f) for f in (spatial, op.kernel, op.strides, op.dilations)), (*none, *op.begin), (*none, *op.end)
-        )  # type: ignore[arg-type]
+        ]  # fmt: skip
+        g = Lines(*((int(rows), int(columns)) for rows, columns in fields))
         source = self._fitted(layer, x, channels)
         rows, columns = g.padded
         at = np.arange(rows * columns).reshape(rows, columns)

@@ -45,11 +45,17 @@ def ports(design: Plan) -> tuple[list[Port], list[Port]]:
     return inputs, outputs
 
 
-def testbench(design: Plan, inputs: Mapping[str, Int64], outputs: Mapping[str, Int64]) -> dict[str, str]:
-    """`tb/`: the program, and a line per event with the integers of all ports in order."""
+def testbench(
+    design: Plan, inputs: Mapping[str, Int64], outputs: Mapping[str, Int64], call: Sequence[str]
+) -> dict[str, str]:
+    """`tb/`: the program, and a line per event with the integers of all ports in order. `call`: one event, in C++."""
     given, wanted = ports(design)
     text = render(
-        "testbench.cpp", top=design.top, inputs=[_described(p) for p in given], outputs=[_described(p) for p in wanted]
+        "testbench.cpp",
+        top=design.top,
+        call=call,
+        inputs=[_described(p) for p in given],
+        outputs=[_described(p) for p in wanted],
     )
     events = next(iter(inputs.values())).shape[0]
     return {

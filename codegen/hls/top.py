@@ -13,7 +13,7 @@ from .plan import Nest, Plan
 from .statements import Body
 from .tables import Tables
 
-__all__ = ["dataflow_top", "parameters", "top_function"]
+__all__ = ["array_call", "dataflow_top", "parameters", "top_function"]
 
 
 def parameters(plan: Plan) -> list[str]:
@@ -23,6 +23,11 @@ def parameters(plan: Plan) -> list[str]:
         f"{plan.types[o.node]} {port}[{graph.nodes[o.node].type.size}]" for o, port in zip(graph.outputs, plan.ports)
     ]
     return [f"const {declared(plan, i)}" for i in graph.inputs] + outputs
+
+
+def array_call(plan: Plan) -> str:
+    """What a test bench does with arrays of one event."""
+    return f"{plan.top}({', '.join([*(plan.names[i] for i in plan.graph.inputs), *plan.ports])});"
 
 
 def top_function(plan: Plan, constants: Tables, schedule: Schedule) -> str:

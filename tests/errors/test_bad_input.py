@@ -67,7 +67,7 @@ CASES = {
     "dynamic": (
         lambda: dense_net(W),
         dynamic,
-        "input x: only the first axis may be dynamic, not ['batch', 'n']; export the model with fixed",
+        "input x: only one axis may be dynamic, the batch axis, not ['batch', 'n']; export the model with fixed",
     ),
 }
 
