@@ -27,7 +27,7 @@ class Options:
 
     target: str = _option("Device: a name from 'hwcompile targets', a part number, or a .toml file.", "vu9p")
     clock_ns: float | None = _option("Clock period in ns; the device's own by default.")
-    backend: str = _option("What to write, comma separated: rtl, hls, cpu.", "rtl,hls,cpu")
+    backend: str = _option("What to write, comma separated: rtl, hls, cpu, gpu.", "rtl,hls,cpu")
     calibrate: str | None = _option("Float data (.npz, .npy) that closes the precisions a float model leaves open.")
     bits: int | None = _option("With --calibrate: the width of every open weight and value.")
     tolerance: float | None = _option(
@@ -258,7 +258,7 @@ def report_command(folder: str, as_json: bool) -> None:
 @click.option("--data", required=True, help="Event data (.npz, .npy).")
 @click.option("--output", required=True, help="The .npz file to write, with one array for each output.")
 @click.option("--raw", is_flag=True, help="Raw integers in and out instead of real units.")
-@click.option("--engine", default="cpu", show_default=True, help="cpu, reference, rtl or hls.")
+@click.option("--engine", default="cpu", show_default=True, help="cpu, gpu, reference, rtl or hls.")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the CPU engine."
 )

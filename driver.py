@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codegen import cpu, hls, rtl
+from .codegen import cpu, gpu, hls, rtl
 from .codegen.hls.simulate import find_ap_types
 from .codegen.hls.simulate import simulate as simulate_hls
 from .codegen.layers import layers
@@ -53,8 +53,15 @@ BACKENDS: dict[str, str] = {
     "rtl": "Verilog, unrolled and pipelined",
     "hls": "Vitis and Vivado HLS C++",
     "cpu": "C++ engine with int8 and int16 dot products",
+    "gpu": "Triton kernels with tensor-core products, one Python file",
 }
 """What can be written, and what it is."""
+
+DEFAULT_BACKENDS = ("rtl", "hls", "cpu")
+"""What is written where nothing else is asked for."""
+
+_INTERPRETED_EVENTS = 256
+"""Most vectors of the GPU kernels where there is no GPU, and Triton interprets them."""
 
 _HARDWARE_EVENTS = 12_000
 """Most vectors that are simulated in Verilog and HLS; the CPU engine takes all data."""
@@ -92,7 +99,7 @@ def compile(
     target: str = "vu9p",
     clock_ns: float | None = None,
     *,
-    backends: str | Sequence[str] = tuple(BACKENDS),
+    backends: str | Sequence[str] = DEFAULT_BACKENDS,
     calibration: Any = None,
     bits: int | None = None,
     tolerance: float | None = None,
@@ -215,6 +222,11 @@ class Design:
         return cpu.build(self.hardware)
 
     @cached_property
+    def gpu(self) -> gpu.Engine:
+        """The GPU kernels; they run in Triton's interpreter where there is no GPU."""
+        return gpu.build(self.hardware)
+
+    @cached_property
     def _golden(self) -> dict[str, Int64]:
         return {k: v[:64] for k, v in make_vectors(self.hardware, None, 16).items()}
 
@@ -233,14 +245,17 @@ class Design:
     def predict(self, x: Any, *, raw: bool = False, engine: str = "cpu", threads: int = 1) -> Any:
         """The outputs for events `x`: one array, or arrays by name where the graph has several outputs.
 
-        `raw`: integers in and out instead of real units. `engine`: cpu, reference, rtl or hls.
+        `raw`: integers in and out instead of real units. `engine`: cpu, gpu, reference, rtl or hls. With gpu, torch
+        tensors stay on their device, and the outputs are torch tensors too.
         """
+        if engine == "gpu" and _of_torch(x):
+            return self._predict_torch(x, raw)
         shapes = _shapes(self.graph)
         inputs = {k: np.asarray(v) for k, v in _input_data(x, shapes).items()} if raw else self.quantize(x)
         if engine == "cpu":
             results: Mapping[str, Any] = self.cpu.run(inputs, threads)
         else:
-            engines = {"reference": self._reference, **self._engines()}
+            engines = {"reference": self._reference, "gpu": self._run_gpu, **self._engines()}
             if engine not in engines:
                 reason = _missing(engine) if engine in self.backends else "it is not among the design's backends"
                 known = ", ".join(dict.fromkeys(("cpu", *engines)))
@@ -252,6 +267,12 @@ class Design:
             else to_real(self.graph.nodes[o.node].type, o.real, np.asarray(results[o.name], np.int64))
             for o in self.graph.outputs
         }
+        return next(iter(out.values())) if len(out) == 1 else out
+
+    def _predict_torch(self, x: Any, raw: bool) -> Any:
+        names = [self.graph.nodes[i].name for i in self.graph.inputs]
+        given = dict(x) if isinstance(x, Mapping) else {names[0]: x}
+        out = self.gpu.run(given) if raw else self.gpu.predict(given)
         return next(iter(out.values())) if len(out) == 1 else out
 
     def _reference(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
@@ -271,6 +292,9 @@ class Design:
     def _run_rtl(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
         return simulate_rtl(self.rtl, inputs)
 
+    def _run_gpu(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
+        return self.gpu.run(inputs)
+
     def _run_hls(self, inputs: Mapping[str, Int64]) -> Mapping[str, Any]:
         return simulate_hls(self.hls, inputs)
 
@@ -287,8 +311,13 @@ class Design:
         with self.stages("verify"):
             data = None if x is None else self.quantize(x)
             vectors = make_vectors(self.graph, data, min(events, _HARDWARE_EVENTS), seed)
-            checked = run_engines(self.graph, vectors, self._engines())
+            engines = self._engines()
+            few = {"gpu": engines.pop("gpu")} if "gpu" in engines and not self.gpu.on_gpu else {}
+            checked = run_engines(self.graph, vectors, engines)
             results = [self._located(r, vectors) for r in checked.results] + self._absent()
+            if few:
+                first = {k: v[:_INTERPRETED_EVENTS] for k, v in vectors.items()}
+                results += run_engines(self.graph, first, few).results[1:]
             if "rtl" in self.backends:
                 started = time.perf_counter()
                 proof = prove_linear(self.hardware, self.rtl.unrolled)
@@ -383,6 +412,8 @@ class Design:
             files |= self.hls.project.under("hls")
         if "cpu" in self.backends:
             files |= cpu.emit(self.hardware).under("engine")
+        if "gpu" in self.backends:
+            files |= gpu.emit(self.hardware).under("gpu")
         return files
 
     def write(self, folder: str | Path, overwrite: bool = False) -> Path:
@@ -390,8 +421,16 @@ class Design:
         return self.project().write(folder, overwrite)
 
 
+def _of_torch(x: Any) -> bool:
+    """A torch tensor, or torch tensors by name; torch is not imported to find out."""
+    values = list(x.values()) if isinstance(x, Mapping) else [x]
+    return bool(values) and all(type(v).__module__.split(".")[0] == "torch" for v in values)
+
+
 def _missing(backend: str) -> str | None:
     """What this machine lacks to run a backend's engine, or None."""
+    if backend == "gpu":
+        return gpu.missing()
     if not process.find_compiler():
         return "no C++ compiler: install g++ or set CXX"
     if backend == "rtl" and not find_verilator():
@@ -402,7 +441,7 @@ def _missing(backend: str) -> str | None:
 
 
 def fuzz(
-    backends: Sequence[str] = tuple(BACKENDS),
+    backends: Sequence[str] = DEFAULT_BACKENDS,
     minutes: float = 1,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda networks, vectors: None,
@@ -413,6 +452,8 @@ def fuzz(
             raise CompileError("backend", f"'{backend}' is not known", f"known: {', '.join(BACKENDS)}")
         if what := _missing(backend):
             raise CompileError(backend, what.partition(": ")[0], what.partition(": ")[2])
+    if "gpu" in backends:
+        gpu.interpret_here()
     device = load_target("vu9p")
     return fuzz_engines(
         lambda g: Design(g, g, device, 5.0, tuple(backends))._engines(), minutes, seed, progress=progress
@@ -435,7 +476,9 @@ def open_design(folder: str | Path) -> Design:
     graph = parse_graph(_read_text(path / "model.hwc"), str(path / "model.hwc"))
     report = from_json(_read_text(path / "report.json"), str(path / "report.json"))
     written = {f.split("/")[0] for f in read_manifest(path)}
-    backends = tuple(b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine")) if part in written)
+    backends = tuple(
+        b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine"), ("gpu", "gpu")) if part in written
+    )
     design = compile(graph, report.target, report.timing.clock_ns if report.timing else None, backends=())
     design = dataclasses.replace(design, backends=backends)
     if "rtl" in backends:
@@ -444,6 +487,8 @@ def open_design(folder: str | Path) -> Design:
         design.__dict__["hls"] = dataclasses.replace(design.hls, project=_on_disk(design.hls.project, path / "hls"))
     if "cpu" in backends:
         design.__dict__["cpu"] = cpu.load(design.hardware, _on_disk(cpu.emit(design.hardware), path / "engine"))
+    if "gpu" in backends:
+        design.__dict__["gpu"] = gpu.Engine(design.hardware, _on_disk(gpu.emit(design.hardware), path / "gpu"))
     return design
 
 

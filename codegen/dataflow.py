@@ -2,10 +2,11 @@
 
 A process is one counted loop: iteration t starts a cycle after iteration t - 1, or later where a word that it reads is
 not there yet. So the earliest start times are a running maximum over the arrival times of words (max-plus algebra;
-Baccelli et al., "Synchronization and Linearity", 1992). The latest start times that delay no result are a running
-minimum, computed backwards from the results. A FIFO that holds the most words that wait under the latest start times
-never stops its writer: a network of deterministic processes with blocking reads and writes is no slower than any
-schedule that fits its FIFOs.
+Baccelli et al., "Synchronization and Linearity", 1992), and the latest ones that delay nothing behind them a running
+minimum, computed backwards. The slowest process sets the pace: it starts as early as it can, and all that feeds it as
+late as it may, so that nothing piles up in front of it; then the same for the slowest of the rest. A FIFO that holds the
+most words that wait in this schedule never stops its writer: a network of deterministic processes with blocking reads
+and writes is no slower than any schedule that fits its FIFOs.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Process:
 class Timing:
     """`latency_cycles`: from an event's first word to its last result; `ii`: cycles between events; `depths` by stream.
 
-    `spans`: for each process the cycles from its first iteration of an event to its last result.
+    `spans`: for each process the cycles from the first word of an event that it reads to its last result.
     """
 
     latency_cycles: int
@@ -75,17 +76,60 @@ def timing(processes: Sequence[Process]) -> Timing:
     """
     period = max(p.interval for p in processes)
     points = {p.name: _points(p) for p in processes}
-    early = _earliest(processes, points, period)
-    late = _latest(processes, points, early)
-    ends = [early[p.name].starts[:, -1] + p.latency for p in processes if not p.writes]
-    done = np.max(ends, axis=0)
-    start = min(int(early[p.name].starts[0, 0]) for p in processes if not p.reads)
+    fixed = _paced(processes, points, period)
+    done = np.max([fixed[p.name].starts[:, -1] + p.latency for p in processes if not p.writes], axis=0)
+    first = _earliest(processes, points, period, {}, {})
+    start = min(int(first[p.name].starts[0, 0]) for p in processes if not p.reads)
     return Timing(
         int(done[0]) + 1 - start,
         max(int(done[-1] - done[-2]), 1),
-        _depths(processes, late),
-        {p.name: int(early[p.name].starts[0, -1] - early[p.name].starts[0, 0]) + p.latency for p in processes},
+        _depths(processes, fixed),
+        {p.name: _span(p, first[p.name]) for p in processes},
     )
+
+
+def _span(p: Process, times: _Times) -> int:
+    """Cycles from the first word read (or the first iteration) to the last result of one event."""
+    begin = min(
+        (int(times.at(iterations[:1])[0, 0]) for iterations in p.reads.values()), default=int(times.starts[0, 0])
+    )
+    return int(times.starts[0, -1]) - begin + p.latency
+
+
+def _paced(processes: Sequence[Process], points: Mapping[str, Int64], period: int) -> dict[str, _Times]:
+    """Start times of all processes: the slowest as early as possible, what feeds it as late; then the rest likewise.
+
+    Where the rest is starved anyway, it needs less room if all of it starts as early as it can.
+    """
+    fixed: dict[str, _Times] = {}
+    writer = {stream: p for p in processes for stream in p.writes}
+    early = _earliest(processes, points, period, fixed, {})
+    least = sum(_depths(processes, early).values())
+    while len(fixed) < len(processes):
+        rest = [p for p in processes if p.name not in fixed]
+        slowest = max(rest, key=lambda p: p.interval)
+        late = _latest(rest, points, early, slowest.name)
+        late = {name: late[name] for name in _with_feeders(slowest, writer) if name not in fixed}
+        paced = _earliest(processes, points, period, fixed, late)  # what only reads need not wait that long
+        tried = fixed | {name: paced[name] for name in late}
+        paced = _earliest(processes, points, period, tried, {})
+        room = sum(_depths(processes, paced).values())
+        if room > least:
+            return early
+        fixed, early, least = tried, paced, room
+    return fixed
+
+
+def _with_feeders(process: Process, writer: Mapping[str, Process]) -> dict[str, None]:
+    """The process and all that its words come from."""
+    found: dict[str, None] = {}
+    waiting = [process]
+    while waiting:
+        p = waiting.pop()
+        if p.name not in found:
+            found[p.name] = None
+            waiting += [writer[stream] for stream in p.reads]
+    return found
 
 
 def _points(p: Process) -> Int64:
@@ -93,21 +137,34 @@ def _points(p: Process) -> Int64:
     return np.unique(np.concatenate(parts).astype(np.int64))
 
 
-def _earliest(processes: Sequence[Process], points: Mapping[str, Int64], period: int) -> dict[str, _Times]:
-    """As soon as words are there; events come every `period` cycles."""
+def _earliest(
+    processes: Sequence[Process],
+    points: Mapping[str, Int64],
+    period: int,
+    fixed: Mapping[str, _Times],
+    late: Mapping[str, _Times],
+) -> dict[str, _Times]:
+    """As soon as words are there, but for those that are fixed; events come every `period` cycles.
+
+    Iterations that write are not earlier than in `late`.
+    """
     found: dict[str, _Times] = {}
     arrival: dict[str, Int64] = {}
     for p in processes:
         at = points[p.name]
-        starts = np.zeros((_EVENTS, len(at)), np.int64)
+        starts = fixed[p.name].starts if p.name in fixed else np.zeros((_EVENTS, len(at)), np.int64)
         free = 0
-        for event in range(_EVENTS):
+        for event in range(_EVENTS if p.name not in fixed else 0):
             bound = np.full(len(at), free, np.int64)
             if not p.reads:
                 bound[0] = max(free, event * period)
             for stream, iterations in p.reads.items():
                 place = np.searchsorted(at, iterations)
                 np.maximum.at(bound, place, arrival[stream][event])
+            if p.name in late:
+                for iterations in p.writes.values():
+                    place = np.searchsorted(at, iterations)
+                    np.maximum.at(bound, place, late[p.name].starts[event, place])
             starts[event] = np.maximum.accumulate(bound - at) + at
             free = int(starts[event, -1]) + 1 + (p.interval - p.iterations)
         found[p.name] = _Times(at, starts)
@@ -117,9 +174,9 @@ def _earliest(processes: Sequence[Process], points: Mapping[str, Int64], period:
 
 
 def _latest(
-    processes: Sequence[Process], points: Mapping[str, Int64], early: Mapping[str, _Times]
+    processes: Sequence[Process], points: Mapping[str, Int64], early: Mapping[str, _Times], slowest: str
 ) -> dict[str, _Times]:
-    """As late as no result is delayed; processes without results start as early as they can."""
+    """As late as neither a result nor the slowest process is delayed."""
     found: dict[str, _Times] = {}
     need: dict[str, Int64] = {}
     for p in reversed(processes):
@@ -127,7 +184,8 @@ def _latest(
         starts = np.zeros((_EVENTS, len(at)), np.int64)
         after = np.iinfo(np.int64).max
         for event in reversed(range(_EVENTS)):
-            last = early[p.name].starts[event] if not p.writes else np.full(len(at), np.iinfo(np.int64).max)
+            pinned = not p.writes or p.name == slowest
+            last = early[p.name].starts[event] if pinned else np.full(len(at), np.iinfo(np.int64).max)
             bound = np.minimum(last, after)
             for stream, iterations in p.writes.items():
                 place = np.searchsorted(at, iterations)

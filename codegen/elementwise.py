@@ -35,13 +35,17 @@ def literal(n: int, wide: str = "INT64_C({})") -> str:
 
 @dataclass(frozen=True)
 class Expression:
-    """The text of one element's value, its machine type, and its raw interval and exponent per element."""
+    """The text of one element's value, its machine type, and its raw interval and exponent per element.
+
+    `constant`: lo == hi is the value, and the text a table of it.
+    """
 
     text: str
     lane: str
     lo: Int64
     hi: Int64
     exp: Int64
+    constant: bool = False
 
 
 class Dialect(Protocol):
@@ -145,6 +149,8 @@ def apply(
 
 
 def _shifted(d: Dialect, e: Expression, by: Int64, kind: str, name: str) -> str:
+    if by.any() and e.constant:
+        return d.splat(kind, d.parameter(f"{name}_aligned", e.lo << by))
     x = _to(d, e, kind)
     return x if not by.any() else f"({x} << {d.parameter(f'{name}_align', by)})"
 

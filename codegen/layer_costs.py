@@ -37,10 +37,23 @@ from .adder_graph import adder_bits, depth
 from .schedule import Folding, LayerSchedule
 from .solver import solve
 
-__all__ = ["SOLVABLE", "MatrixCost", "constant_digits", "matrix_cost", "nodes_cost", "pipeline_cycles", "width_of"]
+__all__ = [
+    "LARGEST_UNROLLED",
+    "SOLVABLE",
+    "MatrixCost",
+    "constant_digits",
+    "matrix_cost",
+    "nodes_cost",
+    "pipeline_cycles",
+    "unrolled_size",
+    "width_of",
+]
 
 SOLVABLE = 20_000
 """Most nonzero weights of a matrix whose shift-add network is solved to know its cost."""
+
+LARGEST_UNROLLED = 1_500_000
+"""Most shifted inputs that are unrolled (`unrolled_size`): beyond, it takes many minutes, and no device has the room."""
 
 _DSP_BITS = 6
 """A product whose narrower operand has this many bits and more is a DSP block, where the device has any."""
@@ -69,6 +82,18 @@ def constant_digits(weights: np.ndarray) -> np.ndarray:
     """
     n = np.abs(weights).astype("<i8")
     return np.unpackbits(((3 * n) ^ n).view(np.uint8).reshape(*n.shape, 8), axis=-1).sum(axis=-1, dtype=np.int64)
+
+
+def unrolled_size(graph: Graph) -> int:
+    """Shifted inputs that the matrices add when every product at every position is hardware: the work of unrolling.
+
+    Signed digits of the weights, without sharing; half of it and less is left of the sums.
+    """
+    total = 0
+    for node in graph.nodes:
+        if isinstance(node.op, Linear):
+            total += int(constant_digits(node.op.weights).sum()) * (node.type.size // node.type.shape[-1])
+    return total
 
 
 def pipeline_cycles(delay_ns: float, device: Device, clock_ns: float) -> int:
@@ -103,7 +128,7 @@ def _element(graph: Graph, node: Node, device: Device) -> Cost:
     if isinstance(op, Add | Sub | Neg):
         return costs.adder(device, bits)
     if isinstance(op, Maximum | Minimum):
-        zero = any(t.fixed.lo == 0 and t.fixed.hi == 0 for t in operands)
+        zero = any(not np.any(t.fixed.lo) and not np.any(t.fixed.hi) for t in operands)
         return costs.relu(device, bits) if zero else costs.maximum(device, bits)
     if isinstance(op, Compare):
         return costs.compare(device, max(map(width_of, operands)))

@@ -10,6 +10,7 @@ import hwcompile as hc
 from hwcompile.cli import Options
 from hwcompile.codegen import rtl
 from hwcompile.codegen.cpu.emit import SUPPORTED as CPU
+from hwcompile.codegen.gpu.plan import SUPPORTED as GPU
 from hwcompile.codegen.hls.emit import SUPPORTED as HLS
 from hwcompile.frontends.onnx import OPERATORS
 from hwcompile.ir.ops import OPS
@@ -56,7 +57,7 @@ def options() -> str:
 
 def support() -> str:
     """Which operators are read and which ops each engine has a rule for, from the tables that the engines work by."""
-    rules = {"cpu": CPU, "rtl": rtl.SUPPORTED, "hls": HLS}
+    rules = {"cpu": CPU, "gpu": GPU, "rtl": rtl.SUPPORTED, "hls": HLS}
     rows = [
         "# What is supported",
         "",
@@ -74,8 +75,8 @@ def support() -> str:
         "`exact`: the engine gives the reference's integers, tested on random types and all rounding and overflow modes.",
         "`realised`: replaced by exact ops before any backend sees it, proved equal (docs/exactness.md).",
         "",
-        "| op | meaning | reference | cpu | rtl | hls |",
-        "|---|---|---|---|---|---|",
+        "| op | meaning | reference | cpu | gpu | rtl | hls |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, op in OPS.items():
         meaning = (op.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")

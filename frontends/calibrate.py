@@ -17,6 +17,7 @@ from .lower import exact_weight_bits
 from .real import (
     Bipolar,
     Clip,
+    Compare,
     Concat,
     Dense,
     Embedding,
@@ -25,14 +26,18 @@ from .real import (
     Gather,
     Input,
     Leaky,
+    Maximum,
+    Minimum,
     Mul,
     Offset,
     Quant,
     RealBuilder,
     RealModel,
     RealNode,
+    Reduce,
     Reshape,
     Scale,
+    Select,
     Softmax,
     Transpose,
     evaluate_real,
@@ -163,12 +168,23 @@ class _Task:
                 widths = narrower
         return widths
 
+    def members(self, site: _Site) -> list[int]:
+        """The nodes whose precision the site decides: its own, and those of the same group."""
+        group = self.model.nodes[site.node].group
+        return [i for i, n in enumerate(self.model.nodes) if n.group == group] if group else [site.node]
+
+    def quantizer(self, site: _Site, bits: int) -> Quant:
+        """Of a value, for what all members take in the data."""
+        values = [self.values[i] for i in self.members(site)]
+        return _value_quantizer(values[0] if len(values) == 1 else np.concatenate(values), bits, site)
+
     def apply(self, widths: Mapping[_Site, int]) -> RealModel:
         """The model with a quantizer at every site."""
         builder = RealBuilder(self.model.name)
         by_node: dict[int, list[_Site]] = {}
         for s in self.sites:
-            by_node.setdefault(s.node, []).append(s)
+            for i in self.members(s):
+                by_node.setdefault(i, []).append(s)
         new: list[int] = []
         for i, node in enumerate(self.model.nodes):
             sites = by_node.get(i, [])
@@ -180,11 +196,12 @@ class _Task:
                     op = Embedding(_quantized_table(op.table, widths[s]))
                 if s.weights and isinstance(op, Scale):
                     op = Scale(_significant(op.number, widths[s]))
-            index = builder.add(op, *(new[j] for j in node.operands), name=node.name)
+            index = builder.add(op, *(new[j] for j in node.operands), name=node.name, group=node.group)
             for s in sites:
                 if not s.weights:
-                    q = _value_quantizer(self.values[i], widths[s], s)
-                    index = builder.add(q, index, name=f"{node.name}_quant")
+                    index = builder.add(
+                        self.quantizer(s, widths[s]), index, name=f"{node.name}_quant", group=node.group
+                    )
             new.append(index)
         return builder.model([(name, new[i]) for name, i in self.model.outputs])
 
@@ -231,15 +248,26 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
         for _, i in model.outputs:
             if not _narrow(model, i):
                 found[_Site(i, weights=False, clip=False)] = None
-    return tuple(sorted(found, key=lambda s: (s.node, s.weights)))
+    return _one_per_group(model, sorted(found, key=lambda s: (s.node, s.weights)))
+
+
+def _one_per_group(model: RealModel, sites: list[_Site]) -> tuple[_Site, ...]:
+    """The first site of each group, which decides for all of it."""
+    first: dict[object, _Site] = {}
+    for s in sites:
+        key = (model.nodes[s.node].group or s.node, s.weights)
+        known = first.setdefault(key, s)
+        first[key] = replace(known, positive=known.positive or s.positive, clip=known.clip and s.clip)
+    return tuple(first.values())
 
 
 def _narrow(model: RealModel, i: int) -> bool:
     """The value is on a quantizer's grid already, or will be because its producer is a site itself."""
     node = model.nodes[i]
-    while isinstance(node.op, Reshape | Transpose | Gather | Window | Clip):
-        node = model.nodes[node.operands[0]]
-    return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax)
+    chooses = isinstance(node.op, Maximum | Minimum | Select) or (isinstance(node.op, Reduce) and node.op.kind == "max")
+    if chooses or isinstance(node.op, Reshape | Transpose | Gather | Window | Clip):
+        return all(_narrow(model, j) for j in node.operands)
+    return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax | Concat | Compare | Embedding)
 
 
 def _ends_quantized(model: RealModel, users: list[list[int]], i: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .onnx_layout import LAYOUT
 from .onnx_logic import LOGIC
 from .onnx_normalization import NORMALIZATIONS
 from .onnx_quantizers import QUANTIZERS
+from .onnx_recurrent import RECURRENT
 from .onnx_reductions import REDUCTIONS, matmul_data
 from .onnx_selection import SELECTIONS
 from .onnx_windows import WINDOWS
@@ -36,7 +36,6 @@ from .real import (
     RealBuilder,
     RealModel,
     RealOp,
-    Reshape,
     Scale,
     Softmax,
     Sub,
@@ -138,7 +137,7 @@ def _check_batch(c: Context) -> None:
     if c.node.op_type not in ANY_BATCH:
         raise c.error(f"needs the batch axis in front, not shape {shape}", "transpose before it")
     behind = [len(c.shape(v)) - max(v.batch, 0) for v in refs]
-    if any(n != behind[0] for n in behind):
+    if any(n != behind[0] for n in behind) and c.node.op_type not in RECURRENT:
         raise c.error("its operands must have their batch axes at the same place", "transpose one of them")
 
 
@@ -325,17 +324,14 @@ def _prelu(c: Context) -> Value:
 
 
 def _softmax(log: bool) -> Callable[[Context], Value]:
-    """Along one axis; before opset 13 along all axes from the given one on, which become one."""
+    """Along one axis; before opset 13 along all axes from the given one on, which belong together."""
 
     def read(c: Context) -> Value:
         shape = c.shape(c.operand(0))
         axis = c.axis(int(c.attribute("axis", -1 if c.opset >= 13 else 1)), len(shape))
-        if c.opset >= 13 or axis == len(shape) - 1:
-            return c.add(Softmax(axis, log), c.data(0))
-        if c.batch > axis:
+        if c.opset < 13 and c.batch > axis:
             raise c.error("before opset 13 the batch axis must come before the softmax's", "export with opset 13")
-        flat = c.add(Reshape((*shape[:axis], math.prod(shape[axis:]))), c.data(0), suffix=".flat")
-        return c.add(Reshape(shape), c.add(Softmax(axis, log), flat.index, suffix=".softmax").index)
+        return c.add(Softmax((axis,) if c.opset >= 13 else tuple(range(axis, len(shape))), log), c.data(0))
 
     return read
 
@@ -363,6 +359,7 @@ OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
     **REDUCTIONS,
     **NORMALIZATIONS,
     **LOGIC,
+    **RECURRENT,
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""
@@ -371,6 +368,6 @@ ANY_BATCH = frozenset((
     "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Softmax", "LogSoftmax",
     "Slice", "Gather", "Split", "Reshape", "Flatten", "Shape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Identity",
     "Dropout", "Cast", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization",
-    *FUNCTION_OPERATORS, *LOGIC, *QUANTIZERS, *(k for k in REDUCTIONS if k.startswith("Reduce")),
+    *FUNCTION_OPERATORS, *LOGIC, *QUANTIZERS, *RECURRENT, *(k for k in REDUCTIONS if k.startswith("Reduce")),
 ))  # fmt: skip
 """Operators for which the batch axis may be anywhere."""

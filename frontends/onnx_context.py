@@ -93,10 +93,10 @@ class Context:
     def error(self, rule: str, fix: str = "") -> CompileError:
         return CompileError(self.where, rule, fix)
 
-    def add(self, op: RealOp, *operands: int, suffix: str = "") -> Ref:
+    def add(self, op: RealOp, *operands: int, suffix: str = "", group: str = "") -> Ref:
         """Append a real op. The batch axis of the result stays where it was, counted from the last axis."""
         name = self.node.name or self.node.output[0] or self.node.op_type
-        index = self.builder.add(op, *operands, name=f"{name}{suffix}")
+        index = self.builder.add(op, *operands, name=f"{name}{suffix}", group=f"{name}{group}" if group else "")
         if self.batch <= 0:
             return Ref(index, batch=self.batch)
         first = next(v for v in self.inputs if isinstance(v, Ref))

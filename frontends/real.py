@@ -147,9 +147,9 @@ class Function:
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """exp(x) / sum(exp(x)) along `axis`; its logarithm if `log`."""
+    """exp(x) / sum(exp(x)) over `axes`; its logarithm if `log`."""
 
-    axis: int
+    axes: tuple[int, ...]
     log: bool = False
 
 
@@ -308,12 +308,13 @@ FUNCTIONS: dict[str, Callable[..., Float]] = {
 
 @dataclass(frozen=True)
 class RealNode:
-    """One op; `shape` is its result's."""
+    """One op; `shape` is its result's. Nodes of one `group` are to have the same precision (steps of a recurrence)."""
 
     name: str
     op: RealOp
     operands: tuple[int, ...]
     shape: tuple[int, ...]
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ class RealBuilder:
         self.name = clean_name(name)
         self.nodes: list[RealNode] = []
 
-    def add(self, op: RealOp, *operands: int, name: str) -> int:
+    def add(self, op: RealOp, *operands: int, name: str, group: str = "") -> int:
         """Append a node and return its index. Raises `CompileError` naming the node if shapes do not fit."""
         try:
             shape = _shape(op, [self.nodes[i].shape for i in operands])
@@ -345,7 +346,7 @@ class RealBuilder:
             raise CompileError(name, f"{type(op).__name__.lower()} does not fit shapes {shapes} ({e})") from None
         if 0 in shape:
             raise CompileError(name, f"a tensor must have elements, not shape {list(shape)}", "check the layer's size")
-        self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape))
+        self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape, group))
         return len(self.nodes) - 1
 
     def model(self, outputs: Sequence[tuple[str, int]]) -> RealModel:
@@ -405,9 +406,10 @@ def quantized(op: Quant, x: Float) -> Float:
 
 
 def _softmax(op: Softmax, x: Float) -> Float:
-    below = x - x.max(axis=op.axis + 1, keepdims=True)
+    axes = tuple(a + 1 for a in op.axes)
+    below = x - x.max(axis=axes, keepdims=True)
     e = np.exp(below)
-    total = e.sum(axis=op.axis + 1, keepdims=True)
+    total = e.sum(axis=axes, keepdims=True)
     return below - np.log(total) if op.log else e / total
 
 

@@ -33,7 +33,7 @@ def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, ro
     them. That share of events is in the reported deviation; where it matters, take the argmax of the operands.
     """
     assert isinstance(x.function, real.Softmax)
-    t, axis = builder.type(x.node), x.function.axis
+    t, axes = builder.type(x.node), x.function.axes
     scale, offset = x.affine.scale, x.affine.offset
     if not (
         isinstance(scale, Fraction)
@@ -48,7 +48,9 @@ def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, ro
             "quantize per tensor, with a power-of-two scale behind softmax",
         )
     bits = max(-to.exp, 1) + _GUARD_BITS
-    top = builder.add(ops.ReduceMax(axis), x.node, name=f"{name}.max")
+    top = x.node
+    for axis in axes:
+        top = builder.add(ops.ReduceMax(axis), top, name=f"{name}.max")
     below = builder.add(ops.Sub(), x.node, top, name=f"{name}.below")
     unit = float(scale) * 2.0**t.fixed.exp
     # Exponentials below half a step of the table are zero: everything further down is the same entry.
@@ -62,7 +64,9 @@ def softmax(builder: Builder, name: str, x: Lazy, to: Fixed, meaning: Affine, ro
     )
     entries = np.round(np.ldexp(np.exp(unit * np.arange(lowest, 1)), bits)).astype(np.int64)
     powers = builder.add(Lookup(entries, lowest, t.fixed.exp, -bits), index, name=f"{name}.exp")
-    total = builder.add(ops.ReduceSum(axis), powers, name=f"{name}.sum")
+    total = powers
+    for axis in axes:
+        total = builder.add(ops.ReduceSum(axis), total, name=f"{name}.sum")
     if x.function.log:
         exact = materialise(builder, Lazy(below, (Affine(scale),)), f"{name}.scaled")
         logarithm = _leading_table(builder, name, total, bits, "log")

@@ -371,11 +371,12 @@ class _Writer:
         n_in = self.nodes[call.linear].op.weights.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
         pooled = f", the largest of {call.pooled}" if call.pooled > 1 else ""
         self.steps.append(f"//   {name}: {call.n_out} sums of {n_in} products in {call.tables[0].format}{pooled}")
-        if len(call.readings) > 1:
+        first, *others = call.readings
+        if others:
             for p in range(len(call.readings)):
                 self._dense_call(i, call, p, forms, str(p), "")
             return
-        many = len(call.readings[0].at)
+        many = len(first.at)
         loop = f"for (int p = 0; p < {many}; p++) " if many > 1 else ""
         self._dense_call(i, call, 0, forms, "p" if many > 1 else "", loop)
 
@@ -431,9 +432,8 @@ class _Writer:
         lo, hi, exp = (np.broadcast_to(f, reader.shape).reshape(-1) for f in node.type.arrays())
         if isinstance(node.op, Constant):
             kind = lane(lo)
-            return Expression(
-                f"({kind}{{}} + {self.tables.parameter(node.name.replace('.', '_'), lo)})", kind, lo, hi, exp
-            )
+            values = self.tables.parameter(node.name.replace(".", "_"), lo)
+            return Expression(f"({kind}{{}} + {values})", kind, lo, hi, exp, constant=True)
         if self._inlined(j):
             return self.expression(j, given)
         index = "i"

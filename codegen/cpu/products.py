@@ -103,10 +103,11 @@ def product(graph: Graph, users: list[list[int]], results: set[int], linear: int
     sums, tables = _with_bias(graph, users, results, linear)
     node = graph.nodes[linear]
     plain = _plain(graph, node.operands[0], tables)
-    if len(tables) > 1:
+    one, *others = plain
+    if others:
         return Product(linear, sums, sums, tables, plain, ())
     found = _window_reading(graph, users, results, node.operands[0], tables[0])
-    reading, absorbed = found if found else (plain[0], ())
+    reading, absorbed = found if found else (one, ())
     pooled = _pooling(graph, users, results, sums, reading)
     head, reading, more = pooled if pooled else (sums, reading, ())
     return Product(linear, sums, head, tables, (reading,), (*absorbed, *more))

@@ -48,6 +48,7 @@ def _transposed(op: Input, axes: tuple[int, ...]) -> Input:
 
 def in_order(data: Mapping[str, Int64], order: Mapping[str, tuple[int, ...]]) -> dict[str, Int64]:
     """Data of the model, ``[events, *shape]`` by input name, as the design takes them."""
+
     def turned(name: str, x: Int64) -> Int64:
         axes = order.get(name, ())
         return x.transpose(0, *(a + 1 for a in axes)) if axes and x.ndim == len(axes) + 1 else x

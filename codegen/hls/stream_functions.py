@@ -61,7 +61,7 @@ def _described(plan: Plan, stage: Stage, schedule: Schedule) -> str:
         what = f"Layer {stage.layer}: {', '.join(plan.graph.nodes[i].op.name for i in stage.nest.nodes)}"
     if isinstance(stage.detail, Folding):
         f = stage.detail
-        uses = f", {f.multipliers} multipliers, each used {f.reuse} times a row" if stage.kind == "matrix" else ""
+        uses = f", {f.multipliers} multipliers, each used {f.reuse} times a row" if f.reuse > 1 else ""
         what += f"; {schedule.of(stage.layer).strategy}{uses}"
     return f"{what}; {words} -> {result}; {plan.grids[stage.nest.end]}"
 
@@ -112,7 +112,11 @@ def _sequence(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
         edge = stage.operands.get(place)
         body.operands = {j: edge.variable} if edge else {}
         copied = [f"{body.result}.at[{body.index}] = {body.operand(j)};"]
-        inner = [*(read(plan, edge) if edge else []), *declare(plan, out), *each_lane(stage.name, out.lanes, copied)]
+        inner = [
+            *(read(plan, edge) if edge else []),
+            *declare(plan, out),
+            *each_lane(f"{stage.name}_{place}", out.lanes, copied),
+        ]
         lines += pipelined("word", words, [*inner, write(out)], f"{stage.name}_{place}")
     return loop("row", outer, lines, f"{stage.name}_rows", "") if outer > 1 else lines
 

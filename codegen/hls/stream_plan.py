@@ -28,6 +28,10 @@ _WIDEST_WORD = 4096
 """Elements of the widest word that is collected for a reduction or a concatenation."""
 
 
+_PROCESS = {Window: "lines", Gather: "buffer", Transpose: "buffer", Concat: "join"}
+"""How the process of an op is called that does not have its layer's name."""
+
+
 @dataclass(frozen=True)
 class Edge:
     """A FIFO: `words` of `lanes` elements of node `owner` for each event; `variable` holds one word."""
@@ -117,6 +121,7 @@ class _Planner:
         self.form: dict[int, tuple[int, int]] = {}  # (words, lanes) of each owner
         self.uses: dict[int, list[Edge]] = {}  # the streams that bring each owner's words to its readers
         self.stages: list[Stage] = []
+        self.edges = 0
         self.wanted = self._wanted()
 
     def run(self) -> StreamPlan:
@@ -130,9 +135,18 @@ class _Planner:
         for function in self.plan.functions:
             for nest in function.nests:
                 if nest.end in self.wanted:
-                    self._add(function, nest, function.name if nest is function.nests[-1] else "")
-        ports = [self._output(o.node, port) for o, port in zip(self.plan.graph.outputs, self.plan.ports)]
-        return StreamPlan(self.plan, tuple(self._connected(inputs, ports)), tuple(inputs), tuple(ports))
+                    self._add(function, nest)
+        ports = [
+            self._use(self.plan.storage[o.node], port) for o, port in zip(self.plan.graph.outputs, self.plan.ports)
+        ]
+        stages = self._connected(inputs, ports)
+        names = self._named(stages, [*inputs, *ports])
+        return StreamPlan(
+            self.plan,
+            tuple(_renamed(stage, names) for stage in stages),
+            tuple(names[e] for e in inputs),
+            tuple(names[e] for e in ports),
+        )
 
     # ---- streams ----------------------------------------------------------------------------------------------------
 
@@ -160,28 +174,43 @@ class _Planner:
         return t.size // lanes, lanes
 
     def _edge(self, owner: int, words: int, lanes: int, name: str = "") -> Edge:
-        name = name or self.plan.taken.new(f"{self.plan.names[owner]}_stream")
-        return Edge(name, owner, words, lanes, self.plan.taken.new(f"{name}_word"))
+        self.edges += 1
+        return Edge(name or f"#{self.edges}", owner, words, lanes, "")  # named at the end, when all readers are known
+
+    def _named(self, stages: list[Stage], ports: list[Edge]) -> dict[Edge, Edge]:
+        """The streams with their identifiers: the tensor's, with a number where it has several readers."""
+        found: dict[Edge, Edge] = {}
+        wanted = [(e, e.name) for e in ports]
+        for stage in stages:
+            for k, edge in enumerate(stage.outs):
+                own, many = self.plan.names[edge.owner], stage.kind == "copies" and len(stage.outs) > 1
+                again = stage.kind == "buffer" and stage.nest.end == stage.ins[0].owner
+                constant = isinstance(self.nodes[edge.owner].op, Constant)  # whose name its table has
+                number = f"{own}_{k + 1}" if many else f"{own}_words" if constant else own
+                wanted.append((edge, f"{own}_reordered" if again else number))
+        for edge, name in wanted:
+            if edge not in found:
+                given = not edge.name.startswith("#") or name == self.plan.names[edge.owner]
+                own = name if given else self.plan.taken.new(name)
+                found[edge] = replace(edge, name=own, variable=self.plan.taken.new(f"{own}_word"))
+        return found
 
     def _use(self, owner: int, name: str = "") -> Edge:
         """A stream of the words of an owner, in the form that it has."""
         if isinstance(self.nodes[owner].op, Constant):
-            rule = "a constant cannot be the operand of a matrix, reduction or layout op here"
-            raise CompileError(f"{self.nodes[owner].name} (constant)", rule, "run the pipeline 'hardware' first")
+            return self._constant(owner, name)
         edge = self._edge(owner, *self.form[owner], name)
         self.uses.setdefault(owner, []).append(edge)
         return edge
 
-    def _output(self, i: int, port: str) -> Edge:
-        owner = self.plan.storage[i]
-        if isinstance(self.nodes[owner].op, Constant):
-            size = self.nodes[owner].type.size
-            edge = self._edge(owner, size, 1, port)
-            name = self.plan.taken.new(f"{port}_constant")
-            writes = {port: np.arange(size)}
-            self.stages.append(Stage("words", "", name, Nest((owner,)), (), (edge,), size, {}, writes))
-            return edge
-        return self._use(owner, port)
+    def _constant(self, owner: int, name: str) -> Edge:
+        """A process that gives the words of a constant, to one reader."""
+        words, lanes = self._form(owner)
+        edge = self._edge(owner, words, lanes, name)
+        process = self.plan.taken.new(f"{self.plan.names[owner]}_source")
+        nest, every = Nest((owner,)), np.arange(words)
+        self.stages.append(Stage("words", "", process, nest, (), (edge,), words, {}, {edge.name: every}))
+        return edge
 
     def _connected(self, inputs: list[Edge], ports: list[Edge]) -> list[Stage]:
         """The stages with their result streams; where several read a result, or a port feeds a port, a copy process."""
@@ -206,21 +235,27 @@ class _Planner:
         return found
 
     def _copies(self, layer: str, edge: Edge, readers: list[Edge]) -> Stage:
-        name = self.plan.taken.new(f"{self.plan.names[edge.owner]}_{'copies' if len(readers) > 1 else 'source'}")
+        name = self.plan.taken.new(f"{self.plan.names[edge.owner]}_copies")
         every = np.arange(edge.words)
         return Stage(
             "copies", layer, name, Nest((edge.owner,)), (edge,), tuple(readers), edge.words, {edge.name: every},
             {r.name: every for r in readers},
         )  # fmt: skip
 
+    def _form(self, owner: int) -> tuple[int, int]:
+        """(words, lanes) of an owner."""
+        t = self.nodes[owner].type
+        lanes = t.shape[-1] if t.shape else 1
+        return self.form.get(owner, (t.size // lanes, lanes))  # without an entry: a constant
+
     def _lanes(self, j: int) -> int:
         """The width of the words of node j."""
-        return self.form.get(self.plan.storage[j], (1, 1))[1]
+        return self._form(self.plan.storage[j])[1]
 
     def _fitted(self, layer: str, j: int, lanes: int, index: Int64 | None = None) -> Edge:
         """Node j in words of `lanes`; of the elements of `index` where it is given; buffered where it must be."""
         owner, size = self.plan.storage[j], self.nodes[j].type.size
-        if index is None and self.form.get(owner) == (size // lanes, lanes):
+        if index is None and self._form(owner) == (size // lanes, lanes):
             return self._use(owner)
         index = np.arange(size) if index is None else index.reshape(-1)
         source = self._use(owner)
@@ -231,8 +266,8 @@ class _Planner:
 
     # ---- processes --------------------------------------------------------------------------------------------------
 
-    def _add(self, function: Function, nest: Nest, name: str) -> None:
-        name = name or self.plan.taken.new(f"{self.plan.names[nest.end]}_process")
+    def _add(self, function: Function, nest: Nest) -> None:
+        """The process of one nest; that of the layer's matrix, or else its last one, has the layer's name."""
         head = self.nodes[nest.nodes[0]].op
         rules: dict[type, Callable[[str, str, Nest], None]] = {
             Linear: self._matrix,
@@ -243,6 +278,10 @@ class _Planner:
             Transpose: self._gather,
             Concat: self._concat,
         }
+        heavy = [n for n in function.nests if isinstance(self.nodes[n.nodes[0]].op, Linear | ReduceSum | ReduceMax)]
+        names_layer = nest is (heavy or function.nests)[-1]
+        own = f"{self.plan.names[nest.end]}_{_PROCESS.get(type(head), 'step')}"
+        name = function.name if names_layer else self.plan.taken.new(own)
         rules.get(type(head), self._words)(function.layer, name, nest)
 
     def _outside(self, nest: Nest) -> list[int]:
@@ -424,12 +463,14 @@ class _Planner:
 
 
 def _renamed(stage: Stage, names: dict[Edge, Edge]) -> Stage:
-    """The stage with some of the streams that it reads replaced."""
+    """The stage with some of its streams replaced."""
     by_name = {old.name: new.name for old, new in names.items()}
     return replace(
         stage,
         ins=tuple(names.get(e, e) for e in stage.ins),
+        outs=tuple(names.get(e, e) for e in stage.outs),
         reads={by_name.get(n, n): slots for n, slots in stage.reads.items()},
+        writes={by_name.get(n, n): slots for n, slots in stage.writes.items()},
         operands={j: names.get(e, e) for j, e in stage.operands.items()},
     )
 

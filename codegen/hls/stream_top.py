@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...hw_targets.devices import Device
 from ..dataflow import Process, Timing, timing
 from ..layer_costs import matrix_cost, nodes_cost, pipeline_cycles
 from ..schedule import Folding, Schedule
 from .loops import indented, signature
 from .plan import Plan
-from .stream_plan import Stage, StreamPlan
+from .stream_plan import Edge, Stage, StreamPlan
 from .stream_words import fifo
 
-__all__ = ["bench_call", "stream_parameters", "stream_timing", "stream_top"]
+__all__ = ["bench_call", "fifo_depth", "stream_parameters", "stream_processes", "stream_timing", "stream_top"]
+
+_LEAST = 2
+"""Depth of a FIFO that the tools make anyway."""
 
 _READ_AND_WRITE = 2
 """Cycles of a pipeline besides those of its logic: a FIFO's output and input are registers."""
 
 
-def stream_timing(design: StreamPlan, schedule: Schedule, device: Device, clock_ns: float) -> Timing:
-    """When each word is handled, and the depth of each FIFO; the depth of pipelines is an estimate."""
-    found = [Process(f"port {e.name}", e.words, 0, {}, {e.name: _every(e.words)}, drains=False) for e in design.inputs]
-    for stage in design.stages:
-        cycles = _pipeline(design.plan, stage, schedule, device, clock_ns)
-        found.append(Process(stage.name, stage.iterations, cycles, stage.reads, stage.writes))
-    found += [
-        Process(f"port {e.name}", e.words, 0, {e.name: _every(e.words)}, {}, drains=False) for e in design.outputs
+def stream_processes(design: StreamPlan, schedule: Schedule, device: Device, clock_ns: float) -> list[Process]:
+    """The processes between the ports, and one for each port that gives or takes a word a cycle."""
+    sources = [Process(f"port {e.name}", e.words, 0, {}, {e.name: np.arange(e.words)}, False) for e in design.inputs]
+    sinks = [Process(f"port {e.name}", e.words, 0, {e.name: np.arange(e.words)}, {}, False) for e in design.outputs]
+    inner = [
+        Process(s.name, s.iterations, _pipeline(design.plan, s, schedule, device, clock_ns), s.reads, s.writes)
+        for s in design.stages
     ]
-    return timing(found)
+    return [*sources, *inner, *sinks]
 
 
-def _every(words: int):
-    import numpy as np
-
-    return np.arange(words)
+def stream_timing(design: StreamPlan, schedule: Schedule, device: Device, clock_ns: float) -> Timing:
+    """When each word is handled, and the depth of each FIFO; the cycles of pipelines are an estimate."""
+    return timing(stream_processes(design, schedule, device, clock_ns))
 
 
 def _pipeline(plan: Plan, stage: Stage, schedule: Schedule, device: Device, clock_ns: float) -> int:
@@ -51,6 +54,11 @@ def stream_parameters(design: StreamPlan) -> list[str]:
     return [f"{fifo(design.plan, e)} &{e.name}" for e in (*design.inputs, *design.outputs)]
 
 
+def fifo_depth(depths: Timing, edge: Edge) -> int:
+    """The depth that a stream is given."""
+    return max(depths.depths[edge.name], _LEAST)
+
+
 def stream_top(design: StreamPlan, depths: Timing) -> str:
     """The function that hardware is made of: all processes run at once, and wait for each other's words."""
     ports = {e.name: None for e in (*design.inputs, *design.outputs)}
@@ -65,7 +73,7 @@ def stream_top(design: StreamPlan, depths: Timing) -> str:
             if edge.name not in ports:
                 lines += [
                     f'{fifo(design.plan, edge)} {edge.name}("{edge.name}"); // {edge.words} words',
-                    f"#pragma HLS STREAM variable={edge.name} depth={depths.depths[edge.name]}",
+                    f"#pragma HLS STREAM variable={edge.name} depth={fifo_depth(depths, edge)}",
                 ]
         lines.append(f"{stage.name}({', '.join(e.name for e in (*stage.ins, *stage.outs))});")
     return "\n".join([*head, *indented(lines), "}", ""])

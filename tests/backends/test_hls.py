@@ -248,7 +248,7 @@ def test_check_names_everything_it_refuses():
 def test_bad_options_are_refused():
     with pytest.raises(CompileError, match="schedule interface: must be one of ap_vld, ap_none, axis, not 'wires'"):
         Schedule(interface="wires")
-    with pytest.raises(CompileError, match="schedule architecture: must be one of parallel, stream, not .serial."):
+    with pytest.raises(CompileError, match="schedule architecture: must be one of parallel, stream, not 'serial'"):
         Schedule(architecture="serial")
     with pytest.raises(CompileError, match="schedule ii"):
         Schedule(ii=0)

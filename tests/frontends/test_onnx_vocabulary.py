@@ -1,6 +1,7 @@
 """Functions, reductions, products of data and selections against the standard's own evaluation."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx_models import Net, standard
 
@@ -114,6 +115,25 @@ def test_selections():
     exact(net, *outputs, shape=(3, 4))
 
 
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_and_space(mode):
+    net = Net((8, 2, 3))
+    x = net.quant("x", 0.25, 6)
+    exact(net, net.op("DepthToSpace", x, blocksize=2, mode=mode), shape=(8, 2, 3))
+    net = Net((2, 4, 6))
+    exact(net, net.op("SpaceToDepth", net.quant("x", 0.25, 6), blocksize=2), shape=(2, 4, 6))
+
+
+def test_a_constant_for_every_event_joins_the_data():
+    net = Net((2, 3))
+    x = net.quant("x", 0.25, 6)
+    batch = net.op("Slice", net.op("Shape", x), net.const([0], np.int64), net.const([1], np.int64))
+    shape = net.op("Concat", batch, net.const([1, 3], np.int64), axis=0)
+    token = net.op("Expand", net.const(np.array([[[0.5, -1, 2]]])), shape)
+    ones = net.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.float32([1.5])))
+    exact(net, net.op("Concat", token, x, ones, axis=1), shape=(2, 3))
+
+
 def test_negative_padding_crops():
     net = Net((3, 4))
     y = net.op("Pad", net.quant("x", 0.25, 8), net.const([1, -1], np.int64), "", net.const([2], np.int64))
@@ -130,8 +150,6 @@ def test_resize_to_sizes():
 
 
 def test_split():
-    import onnx
-
     net = Net((3, 6))
     x = net.quant("x", 0.25, 6)
     net.nodes.append(
@@ -182,7 +200,7 @@ def test_layer_normalization_by_calibration():
             lambda n, x: n.op("Einsum", x, x, equation="ij,ij->"),
             "the first letter of data and result must be the batch axis",
         ),
-        (lambda n, x: n.op("Pow", x, n.const(3.0)), "the exponent must be 2, not 3"),
+        (lambda n, x: n.op("Pow", x, n.const(0.3)), "the result of power must be quantized before it is used"),
         (lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.5])), "factors must be whole numbers"),
         (lambda n, x: n.op("Exp", x), "the result of exp must be quantized before it is used"),
     ],
