@@ -33,6 +33,22 @@ class Options:
     tolerance: float | None = _option(
         "With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01]."
     )
+    io: str = _option(
+        "HLS architecture: parallel (all elements at once) or stream (position after position).", "parallel"
+    )
+    latency_ns: float | None = _option("HLS goal: the cheapest schedule with at most this latency.")
+    ii: int | None = _option("HLS goal: the cheapest schedule with at most so many cycles between events.")
+    max_lut: str | None = _option("HLS goal: the fastest schedule with at most so many LUTs, or such a share: 20%.")
+    max_dsp: str | None = _option("HLS goal: likewise for DSP blocks.")
+    max_bram: str | None = _option("HLS goal: likewise for block RAMs.")
+    layers: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration file only: a table for each layer, [layers.NAME] with strategy (latency, resource, "
+            "distributed) and reuse, which no goal changes.",
+            "file_only": True,
+        },
+    )
     data: str | None = _option("Event data (.npz, .npy) to verify with; 'label' in it gives the accuracy.")
     events: int = _option("Most events of the data to verify with; deviation and accuracy use all of it.", 10_000)
     synth: bool = _option("Synthesize every layer with Yosys.", False)
@@ -44,7 +60,7 @@ class Options:
 
 def _click_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The fields of `Options` as command-line options; defaults stay None so that a configuration file shows through."""
-    for f in reversed(dataclasses.fields(Options)):
+    for f in reversed([f for f in dataclasses.fields(Options) if not f.metadata.get("file_only")]):
         flag = f.name.replace("_", "-")
         kind = {"int": int, "int | None": int, "float": float, "float | None": float}.get(str(f.type), str)
         shown = "" if f.default is None or f.default is False or f.type == "bool" else f" [{f.default}]"
@@ -75,7 +91,8 @@ def _merged(config: str | None, given: dict[str, Any]) -> Options:
 
 
 def _check_type(where: str, key: str, value: Any, kind: str) -> None:
-    wanted = {"str": str, "bool": bool, "int": int, "float": (int, float)}[kind.removesuffix(" | None")]
+    kinds = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, Any]": dict}
+    wanted = kinds[kind.removesuffix(" | None")]
     if not isinstance(value, wanted) or isinstance(value, bool) != (kind == "bool"):
         raise CompileError(where, f"option '{key}' must be of type {kind.removesuffix(' | None')}, not {value!r}")
 
@@ -97,6 +114,54 @@ def _check_options(options: Options) -> None:
                 "option --synth", "synthesizes the Verilog, which --backend leaves out", "add rtl to --backend"
             )
         require(load_target(options.target))
+
+
+def _limit(option: str, text: str | None, have: int) -> float | None:
+    """A count, or a share of what the device has, as text."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise CompileError(f"option --{option}", f"must be a count or a share such as 20%, not '{text}'") from None
+    if not 0 <= value < 1e12:
+        raise CompileError(f"option --{option}", f"must be at least 0, not {text}")
+    return value / 100 * have if text.endswith("%") else value
+
+
+def _goal(options: Options) -> Any:
+    """What the options ask of the HLS schedule."""
+    from .codegen.choose import Goal
+    from .hw_targets import load_target
+
+    have = load_target(options.target).resources
+    return Goal(
+        options.latency_ns,
+        options.ii,
+        _limit("max-lut", options.max_lut, have.lut),
+        _limit("max-dsp", options.max_dsp, have.dsp),
+        _limit("max-bram", options.max_bram, have.bram),
+    )
+
+
+def _schedule(options: Options, config: str | None) -> Any:
+    """The architecture, and the layers that the configuration file schedules."""
+    from .codegen.schedule import LayerSchedule, Schedule
+
+    known = [f.name for f in dataclasses.fields(LayerSchedule)]
+    own: dict[str, LayerSchedule] = {}
+    for name, values in (options.layers or {}).items():
+        where = f"{config}, layers.{name}"
+        if not isinstance(values, dict):
+            raise CompileError(where, f"must be a table with {' and '.join(known)}, not {values!r}")
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise CompileError(where, f"option '{unknown[0]}' is not known", f"known: {', '.join(known)}")
+        try:
+            own[name] = LayerSchedule(**values)
+        except CompileError as e:
+            raise CompileError(where, f"{e.where.removeprefix('schedule ')} {e.rule}", e.fix) from None
+    return Schedule(options.io, own)
 
 
 class _Group(click.Group):
@@ -141,6 +206,8 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
         calibration=options.calibrate,
         bits=options.bits,
         tolerance=options.tolerance,
+        schedule=_schedule(options, config),
+        goal=_goal(options),
         progress=progress.stage,
     )
     shapes = {design.graph.nodes[i].name: design.graph.nodes[i].type.shape for i in design.graph.inputs}

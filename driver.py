@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codegen import cpu, gpu, hls, rtl
+from .codegen.choose import Choice, Goal, choose
 from .codegen.hls.simulate import find_ap_types
 from .codegen.hls.simulate import simulate as simulate_hls
+from .codegen.layer_costs import LARGEST_UNROLLED, unrolled_size
 from .codegen.layers import layers
 from .codegen.project import Project, read_manifest
 from .codegen.rtl.estimate import estimate
 from .codegen.rtl.simulate import different_layers
 from .codegen.rtl.simulate import simulate as simulate_rtl
+from .codegen.schedule import LayerSchedule, Schedule
 from .frontends.calibrate import Calibration, Deviation, calibrate, deviation, open_precisions
 from .frontends.data import match_events, read_events
 from .frontends.lower import lower
@@ -103,6 +106,8 @@ def compile(
     calibration: Any = None,
     bits: int | None = None,
     tolerance: float | None = None,
+    schedule: Schedule | None = None,
+    goal: Goal | None = None,
     progress: Progress = lambda stage, seconds: None,
 ) -> Design:
     """Compile a model for a device.
@@ -110,7 +115,8 @@ def compile(
     `model`: whatever `load` takes, or its result. `clock_ns`: the clock period, the device's own by default.
     `calibration`: float data for a model that leaves precisions open (a path, an array ``[events, *shape]``, or arrays by
     input name), with `bits` for every open width or `tolerance` for the relative RMS deviation of the outputs (0.01 if
-    neither is given). `progress(stage, seconds)` is called after each stage.
+    neither is given). `schedule`: how fast the HLS design shall be (`codegen.schedule`); the layers that it leaves open are
+    chosen for the `goal` (`codegen.choose`) where there is one. `progress(stage, seconds)` is called after each stage.
 
     Raises `CompileError` for anything that cannot be compiled exactly.
     """
@@ -124,6 +130,10 @@ def compile(
         raise CompileError(
             "clock", f"the period must be between 0.1 and 1,000,000 ns, not {clock:g}", "give --clock-ns 5"
         )
+    schedule, goal = schedule or Schedule(), goal or Goal()
+    if backends and "hls" not in backends and (schedule != Schedule() or not goal.is_none):
+        rule = "an architecture, a goal and layer schedules are for the HLS writer, which --backend leaves out"
+        raise CompileError("schedule", rule, "add hls to --backend")
     stages = _Stages(progress)
     with stages("load"):
         source = model if isinstance(model, RealModel | Graph) else load(model)
@@ -148,7 +158,7 @@ def compile(
         law = source
     with stages("realise"):
         hardware = run(law, PIPELINES["hardware"])
-    design = Design(law, hardware, device, clock, tuple(backends), real, chosen, stages)
+    design = Design(law, hardware, device, clock, tuple(backends), real, chosen, stages, schedule=schedule, goal=goal)
     for backend in backends:
         with stages(backend):
             getattr(design, backend)
@@ -201,20 +211,28 @@ class Design:
     calibration: Calibration | None = None
     stages: _Stages = field(default_factory=lambda: _Stages(lambda stage, seconds: None))
     found: dict[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    goal: Goal = field(default_factory=Goal)
 
     # ---- backends -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def rtl(self) -> rtl.Rtl:
         """The Verilog project."""
+        _refuse_too_large(self.hardware)
         return rtl.emit(self.hardware, self.device, self.clock_ns, golden=self._golden)
 
     @cached_property
     def hls(self) -> hls.Hls:
         """The HLS project, with a few golden vectors for its test bench."""
-        return hls.emit(
-            self.hardware, self.device, self.clock_ns, vectors=(self._golden, evaluate(self.hardware, self._golden))
-        )
+        schedule = self.schedule if self.goal.is_none else self.choice.schedule
+        golden = self._golden, evaluate(self.hardware, self._golden)
+        return hls.emit(self.hardware, self.device, self.clock_ns, schedule, golden)
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The schedule of the HLS project with its estimate, and why each layer has its own."""
+        return choose(self.hardware, self.device, self.clock_ns, self.goal, self.schedule)
 
     @cached_property
     def cpu(self) -> cpu.Engine:
@@ -400,6 +418,7 @@ class Design:
             self.found,
             self.stages.seconds,
             importlib.metadata.version("hwcompile"),
+            self.choice if "hls" in self.backends else None,
         )
 
     def project(self) -> Project:
@@ -419,6 +438,26 @@ class Design:
     def write(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write `project()` to a folder, whole or not at all."""
         return self.project().write(folder, overwrite)
+
+
+def _refuse_too_large(graph: Graph) -> None:
+    """Before minutes are spent on it: what unrolling would have to add."""
+    size = unrolled_size(graph)
+    if size > LARGEST_UNROLLED:
+        rule = (
+            f"about {size:,} shifted inputs to be added are too many to be unrolled into Verilog, the limit is "
+            f"{LARGEST_UNROLLED:,} (estimate: the signed digits of all weights at all positions)"
+        )
+        raise CompileError(graph.name, rule, "use --backend hls,cpu --io stream, or a reuse factor, or prune")
+
+
+def _scheduled(report: Report) -> Schedule:
+    """The schedule that a written design has, as its report tells."""
+    told = report.schedule
+    if told is None:
+        return Schedule()
+    own = {x["name"]: LayerSchedule(x["strategy"], int(x["reuse"])) for x in told["layers"] if x["strategy"]}
+    return Schedule(told["architecture"], own)
 
 
 def _of_torch(x: Any) -> bool:
@@ -479,7 +518,8 @@ def open_design(folder: str | Path) -> Design:
     backends = tuple(
         b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine"), ("gpu", "gpu")) if part in written
     )
-    design = compile(graph, report.target, report.timing.clock_ns if report.timing else None, backends=())
+    clock = report.timing.clock_ns if report.timing else report.schedule["clock_ns"] if report.schedule else None
+    design = compile(graph, report.target, clock, backends=(), schedule=_scheduled(report))
     design = dataclasses.replace(design, backends=backends)
     if "rtl" in backends:
         design.__dict__["rtl"] = dataclasses.replace(design.rtl, project=_on_disk(design.rtl.project, path / "rtl"))

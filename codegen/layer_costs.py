@@ -7,7 +7,7 @@ large ones. How far off they are is in docs/costs.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,7 +49,7 @@ __all__ = [
     "width_of",
 ]
 
-SOLVABLE = 20_000
+SOLVABLE = 5_000
 """Most nonzero weights of a matrix whose shift-add network is solved to know its cost."""
 
 LARGEST_UNROLLED = 1_500_000
@@ -84,14 +84,14 @@ def constant_digits(weights: np.ndarray) -> np.ndarray:
     return np.unpackbits(((3 * n) ^ n).view(np.uint8).reshape(*n.shape, 8), axis=-1).sum(axis=-1, dtype=np.int64)
 
 
-def unrolled_size(graph: Graph) -> int:
+def unrolled_size(graph: Graph, without: Collection[int] = ()) -> int:
     """Shifted inputs that the matrices add when every product at every position is hardware: the work of unrolling.
 
-    Signed digits of the weights, without sharing; half of it and less is left of the sums.
+    Signed digits of the weights, without sharing; half of it and less is left of the sums. `without`: nodes left out.
     """
     total = 0
-    for node in graph.nodes:
-        if isinstance(node.op, Linear):
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node.op, Linear) and i not in without:
             total += int(constant_digits(node.op.weights).sum()) * (node.type.size // node.type.shape[-1])
     return total
 
@@ -203,7 +203,7 @@ def _network(graph: Graph, i: int, device: Device, bits: int) -> MatrixCost:
     weights = node.op.weights
     if np.count_nonzero(weights) > SOLVABLE:
         return _constants(device, weights, width_of(graph.nodes[node.operands[0]].type), bits)
-    lo, hi, _ = node.op.operand_range(graph.nodes[node.operands[0]].type)
+    lo, hi, _, _ = node.op.operand_rows(graph.nodes[node.operands[0]].type)
     low, high = lo.min(axis=0), hi.max(axis=0)
     solved = solve(weights, low, high)
     lut = device.area.adder_per_bit * adder_bits(solved, low, high)

@@ -30,7 +30,8 @@ def options() -> str:
     ]
     for f in dataclasses.fields(Options):
         default = "" if f.default is None else str(f.default).lower() if isinstance(f.default, bool) else f"{f.default}"
-        rows.append(f"| `--{f.name.replace('_', '-')}` | {default} | {f.metadata['help']} |")
+        shown = f"[{f.name}.NAME]" if f.metadata.get("file_only") else f"--{f.name.replace('_', '-')}"
+        rows.append(f"| `{shown}` | {default} | {f.metadata['help']} |")
     rows += [
         "| `--config` | | Configuration file with these options as keys. |",
         "| `--json` | | Print the report as JSON and nothing else. |",

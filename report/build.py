@@ -27,11 +27,13 @@ def build_report(
     found: Mapping[str, Any],
     stages: Sequence[tuple[str, float]],
     version: str,
+    choice: Any = None,
 ) -> Report:
     """The report of `graph` on `device`.
 
     `layers`: name, nodes, inputs and outputs of each layer. `costs`: the estimate with its layers, or None. `found`:
-    results of verification, deviation, accuracy and synthesis by name, where they have run.
+    results of verification, deviation, accuracy and synthesis by name, where they have run. `choice`: the schedule of the
+    HLS design with its estimate, or None.
     """
     synthesis = found.get("synthesis", {})
     estimates = {e.name: e for e in costs.layers} if costs else {}
@@ -57,7 +59,34 @@ def build_report(
         _nodes(graph, layers),
         tuple((name, seconds) for name, seconds in stages),
         failure,
+        _schedule(choice, clock_ns) if choice else None,
     )
+
+
+def _schedule(choice: Any, clock_ns: float) -> dict[str, Any]:
+    """Architecture, II, latency and resources of the HLS design, and a row for each layer; all numbers are estimates."""
+    whole = choice.estimate
+    kinds = ("lut", "ff", "dsp", "bram")
+    return {
+        "architecture": whole.schedule.architecture,
+        "clock_ns": clock_ns,
+        "ii": whole.ii,
+        "latency_cycles": whole.latency_cycles,
+        "latency_ns": whole.latency_cycles * clock_ns,
+        **{kind: whole.total(kind) for kind in kinds},
+        "layers": [
+            {
+                "name": x.name,
+                "strategy": x.schedule.strategy if x.schedule else "",
+                "reuse": x.schedule.reuse if x.schedule else 1,
+                "ii": x.ii,
+                "latency_cycles": x.latency_cycles,
+                **{kind: getattr(x, kind) for kind in kinds},
+                "why": choice.why.get(x.name, ""),
+            }
+            for x in whole.layers
+        ],
+    }
 
 
 def _whole(synthesis: Mapping[str, Any], costs: Any) -> tuple[Resources | None, str]:

@@ -89,7 +89,8 @@ class NodeReport:
 class Report:
     """Everything known about a compiled design; `as_json` and `from_json` round-trip.
 
-    `synthesis_note` says why there are no numbers for the whole although a synthesis ran.
+    `synthesis_note` says why there are no numbers for the whole although a synthesis ran. `schedule`: that of the HLS
+    design, its layers with strategy, reuse, estimated cost, and why.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Report:
     graph: tuple[NodeReport, ...]
     stages: tuple[tuple[str, float], ...]
     synthesis_note: str = ""
+    schedule: Mapping[str, Any] | None = None
 
     def as_json(self) -> str:
         """JSON text; a number that does not exist (NaN) is null."""

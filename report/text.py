@@ -23,6 +23,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_layers(report))
     for line in (*_notes(report), *_timing(report)):
         console.print(line)
+    if report.schedule and report.schedule["layers"]:
+        console.print(_schedule(report.schedule))
     for result in report.verification:
         console.print(engine_line(result))
     for line in _measured(report):
@@ -127,6 +129,31 @@ def _timing(report: Report) -> Sequence[str]:
         f"latency [bold]{t.latency_cycles} cycles = {number(t.latency_ns, '.4g')} ns[/bold] "
         f"at the {t.clock_ns:g} ns asked for, II {t.ii}; Fmax {number(t.fmax_mhz)} MHz (estimate){warning}",
     )
+
+
+def _schedule(schedule: Mapping[str, Any]) -> Table:
+    """How the HLS design is folded; every number is an estimate."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    title = f"HLS, {schedule['architecture']} (estimates)"
+    table = Table(header_style="bold", pad_edge=False, box=SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("layer", overflow="fold", min_width=12)
+    table.add_column("strategy")
+    for name in ("reuse", "II", "latency", "DSP", "LUT", "BRAM"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for x in schedule["layers"]:
+        table.add_row(
+            _plain(x["name"]), x["strategy"] or ABSENT, f"{x['reuse']:,}", f"{x['ii']:,}", f"{x['latency_cycles']:,}",
+            count(x["dsp"]), count(x["lut"]), count(x["bram"], "bram"), _plain(x["why"]),
+        )  # fmt: skip
+    table.add_section()
+    table.add_row(
+        "total", "", "", f"{schedule['ii']:,}", f"{schedule['latency_cycles']:,}", count(schedule["dsp"]),
+        count(schedule["lut"]), count(schedule["bram"], "bram"), f"{number(schedule['latency_ns'], ',.4g')} ns",
+    )  # fmt: skip
+    return table
 
 
 def engine_line(v: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def choose(op: Linear, x: Tensor) -> Dot:
 
     Raises `CompileError` for more than 131,071 inputs.
     """
-    lo, hi, _ = op.operand_range(x)
+    lo, hi, _, _ = op.operand_rows(x)
     low, high = int(lo.min(initial=0)), int(hi.max(initial=0))
     w, n_in = op.weights, op.weights.shape[0]
     if n_in > _LONGEST:

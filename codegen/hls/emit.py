@@ -27,8 +27,9 @@ from ...ir.graph import Graph
 from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
 from ...ir.types import MAX_BITS, Int64
 from ..dataflow import Timing
+from ..layer_costs import LARGEST_UNROLLED, unrolled_size
 from ..project import Project
-from ..schedule import Schedule, check_schedule
+from ..schedule import Schedule, check_schedule, matrices
 from .functions import layer_function
 from .grids import Grid, common_grid, grid_of
 from .hosted import hosted_transposes, in_order
@@ -142,6 +143,8 @@ def emit(
     wrong = check_schedule(graph, schedule)
     if wrong:
         raise CompileError(*wrong[0].split(": ", 1))
+    if schedule.architecture == "parallel":
+        _refuse_too_large(graph, schedule)
     inputs, outputs = vectors or _random_vectors(graph)
     order: dict[str, tuple[int, ...]] = {}
     if schedule.architecture == "stream":
@@ -162,6 +165,18 @@ def emit(
         }
     )
     return Hls(project, design.top, graph, design, call, order, schedule, when)
+
+
+def _refuse_too_large(graph: Graph, schedule: Schedule) -> None:
+    """What no HLS tool gets through in hours: too many products that are hardware of their own."""
+    folded = [i for name, i in matrices(graph).items() if schedule.of(name).strategy == "resource"]
+    size = unrolled_size(graph, folded)
+    if size > LARGEST_UNROLLED:
+        rule = (
+            f"about {size:,} shifted inputs to be added are too many for strategy 'latency', the limit is "
+            f"{LARGEST_UNROLLED:,} (estimate: the signed digits of all weights at all positions)"
+        )
+        raise CompileError(graph.name, rule, "use --io stream, or --ii for a reuse factor")
 
 
 def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:

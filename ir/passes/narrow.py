@@ -26,6 +26,7 @@ from ..ops import (
     Transpose,
     Window,
 )
+from ..ops.linear import exact_matmul
 from ..rounding import Rounding
 from ..types import Int64, IntLike, Tensor
 
@@ -139,7 +140,8 @@ def _needed(node: Node, k: int, alive: NDArray[np.bool_], operands: tuple[Tensor
     """Which elements of operand k the live elements of the node read; all of them for ops without a finer rule."""
     op, shape = node.op, operands[k].shape
     if isinstance(op, Linear):
-        return (alive.astype(np.float32) @ (op.weights != 0).T.astype(np.float32)) > 0
+        counts = exact_matmul(alive.astype(np.int64), (op.weights != 0).T.astype(np.int64), op.weights.shape[1])
+        return counts > 0
     if isinstance(op, _ELEMENTWISE):
         return _reduced(shape, alive)
     if isinstance(op, Reshape):
