@@ -89,6 +89,7 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
         gain = limit / 2.5 * np.sqrt(n_in * (1 - net.zeros) * (0.5 if k else 1 / 16))
         exps.append(round(np.log2(gain)))
     found["exps"] = np.array(exps, np.int64)
+    found["pools"] = np.array([n for _, n in net.convolutions], np.int64)
     found["x"] = np.clip(np.rint(rng.normal(0, 32, (EVENTS, *net.shape))), -128, 127).astype(np.int8)
     return found
 

@@ -51,6 +51,7 @@ def solver(name: str, folder: Path, repeats: int) -> None:
     for k in range(len(data["exps"])):
         lo, hi = (-128, 127) if k == 0 else (0, 255)
         matrix = data[f"w{k}"].astype(np.int64)
+        matrix = matrix.reshape(len(matrix), -1).T if matrix.ndim == 4 else matrix
         ends = np.full(len(matrix), lo), np.full(len(matrix), hi)
         took, network = seconds(lambda m=matrix, e=ends: solve(m, *e))
         spent += took

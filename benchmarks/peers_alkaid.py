@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from images import pooled, windows
 from timing import WITNESS_EVENTS, mismatches, rate, said, seconds
 
 
 def _traced(data: Any) -> Any:
     from alkaid.trace import FVArrayInput, trace
 
-    given = FVArrayInput(data["w0"].shape[0])
+    given = FVArrayInput(data["x"].shape[1:])
     ones = np.ones(given.shape, int)
     x = given.quantize(ones, 3 * ones, 4 * ones)
     last = len(data["exps"]) - 1
     for k, exp in enumerate(data["exps"]):
-        x = x @ (data[f"w{k}"] * 2.0**-exp) + data[f"b{k}"] / 16
+        w = data[f"w{k}"] * 2.0**-exp
+        if w.ndim == 4:
+            x = windows(x, lambda parts: np.stack(parts, axis=-1)) @ w.reshape(len(w), -1).T
+        else:
+            x = x.reshape(-1) @ w
+        x = x + data[f"b{k}"] / 16
         if k < last:
             x = np.maximum(x, 0).quantize(0, 4, 4, "SAT", "RND_CONV")
+        if w.ndim == 4:
+            x = pooled(np.moveaxis(x, -1, 0), int(data["pools"][k]), np.maximum)
     return trace(given, x)
 
 
@@ -47,6 +55,7 @@ def solver(name: str, folder: Path, repeats: int) -> None:
     total = spent = 0.0
     for k in range(len(data["exps"])):
         matrix = data[f"w{k}"].astype(np.float32)
+        matrix = matrix.reshape(len(matrix), -1).T if matrix.ndim == 4 else matrix
         interval = (-128.0, 127.0, 1.0) if k == 0 else (0.0, 255.0, 1.0)
         took, parts = seconds(lambda m=matrix, i=interval: cmvm_solve(m, qintervals=[i] * len(m)))
         spent += took

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from images import pooled, windows
 from timing import rate, said
 
 BATCHES = (256, 1024, 4096, 16384)
@@ -39,13 +40,19 @@ def by_numpy(name: str, folder: Path) -> Callable[[Any], Any]:
         ((data[f"w{k}"] * 2.0**-exp).astype(np.float32), (data[f"b{k}"] / 16).astype(np.float32))
         for k, exp in enumerate(data["exps"])
     ]
+    pools = data["pools"]
 
     def run(x: Any) -> Any:
         for k, (w, b) in enumerate(layers):
-            x = x @ w
+            if w.ndim == 4:
+                x = windows(x, lambda parts: np.stack(parts, axis=-1)) @ w.reshape(len(w), -1).T
+            else:
+                x = x.reshape(len(x), -1) @ w
             x += b
             if k < len(layers) - 1:
                 np.maximum(x, 0, out=x)
+            if w.ndim == 4:
+                x = pooled(np.moveaxis(x, -1, 1), pools[k], np.maximum)
         return x
 
     return run

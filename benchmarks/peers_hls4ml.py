@@ -18,16 +18,38 @@ LARGEST_LATENCY = 4096  # products of a layer that the strategy "latency" unroll
 def _keras_model(data: Any) -> Any:
     import keras
 
-    layers: list[Any] = [keras.layers.Input((data["w0"].shape[0],), name="x")]
+    *_, height, width = data["x"].shape if data["x"].ndim == 4 else (0, 0, 0, 0)
+    shape = (height, width, data["x"].shape[1]) if height else data["x"].shape[1:]
+    layers: list[Any] = [keras.layers.Input(shape, name="x")]
     last = len(data["exps"]) - 1
     for k in range(last + 1):
-        layers.append(keras.layers.Dense(data[f"w{k}"].shape[1], name=f"dense{k}"))
+        w = data[f"w{k}"]
+        if w.ndim == 4:
+            layers.append(keras.layers.Conv2D(len(w), 3, name=f"dense{k}"))
+        else:
+            if k and data[f"w{k - 1}"].ndim == 4:
+                layers.append(keras.layers.Flatten(name="flat"))
+            layers.append(keras.layers.Dense(w.shape[1], name=f"dense{k}"))
         if k < last:
             layers.append(keras.layers.Activation("relu", name=f"relu{k}"))
+        if w.ndim == 4 and data["pools"][k] > 1:
+            layers.append(keras.layers.MaxPooling2D(int(data["pools"][k]), name=f"pool{k}"))
     model = keras.Sequential(layers)
     for k, exp in enumerate(data["exps"]):
-        model.get_layer(f"dense{k}").set_weights([data[f"w{k}"] * 2.0**-exp, data[f"b{k}"] / 16])
+        w = _channels_last(data, k, model) * 2.0**-exp
+        model.get_layer(f"dense{k}").set_weights([w, data[f"b{k}"] / 16])
     return model
+
+
+def _channels_last(data: Any, k: int, model: Any) -> Any:
+    """Weights in Keras' order; a flattened image has its channels last."""
+    w = data[f"w{k}"]
+    if w.ndim == 4:
+        return w.transpose(2, 3, 1, 0)
+    if k and data[f"w{k - 1}"].ndim == 4:
+        height, width, channels = model.get_layer("flat").input.shape[1:]
+        return w.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(w.shape)
+    return w
 
 
 def _precisions(data: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +58,8 @@ def _precisions(data: Any, config: dict[str, Any]) -> dict[str, Any]:
     names = config["LayerName"]
     names["x"]["Precision"] = {"result": VALUE}
     for k, exp in enumerate(int(e) for e in data["exps"]):
-        n_in = data[f"w{k}"].shape[0]
+        w = data[f"w{k}"]
+        n_in = w[0].size if w.ndim == 4 else w.shape[0]
         total = f"fixed<{8 + 8 + int(n_in).bit_length()},{8 + 8 + int(n_in).bit_length() - 4 - exp}>"
         layer = names[f"dense{k}"]
         layer["Precision"] = {"weight": f"fixed<8,{8 - exp}>", "bias": VALUE, "accum": total, "result": total}
@@ -70,6 +93,7 @@ def main(name: str, folder: Path, repeats: int) -> None:
         said(convert_s=spent)
         said(compile_s=seconds(model.compile)[0])
         x = np.load(folder / f"{name}_events.npz")["x"]
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1)) if x.ndim == 4 else x
         expected = np.load(folder / f"{name}_expected.npy")
         said(mismatches=mismatches(model.predict(x[:WITNESS_EVENTS]), expected), values=expected.size)
         said(predict=rate(model.predict, x, repeats))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import InputAxes, constant_tensors, input_axes, load_model
 from .onnx_functions import FUNCTION_OPERATORS
 from .onnx_layout import LAYOUT
-from .onnx_logic import LOGIC
+from .onnx_logic import LOGIC, event_rank, operand_node
 from .onnx_normalization import NORMALIZATIONS
 from .onnx_quantizers import QUANTIZERS
 from .onnx_recurrent import RECURRENT
@@ -124,19 +125,19 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
     results = result if isinstance(result, list) else [result]
     for name, value in zip(node.output, results):
         keeps = codes is not None and node.op_type != "DequantizeLinear"
-        values[name] = Ref(value.index, codes, value.batch) if keeps and isinstance(value, Ref) else value
+        values[name] = replace(value, codes=codes) if keeps and isinstance(value, Ref) else value
 
 
 def _check_batch(c: Context) -> None:
     """Refuse a batch axis that is not in front where an operator cares, and operands that disagree about it."""
     refs = [v for v in c.inputs if isinstance(v, Ref)]
-    moved = next((v for v in refs if v.batch != 0), None)
+    moved = next((v for v in refs if v.batch != 0 or v.joined), None)
     if moved is None:
         return
-    shape = ["batch" if n == -1 else n for n in c.full_shape(moved)]
-    if c.node.op_type not in ANY_BATCH:
+    shape = ["batch" if n == -1 else f"batch x {-n}" if n < 0 else n for n in c.full_shape(moved)]
+    if c.node.op_type not in (JOINED_BATCH if moved.joined else ANY_BATCH):
         raise c.error(f"needs the batch axis in front, not shape {shape}", "transpose before it")
-    behind = [len(c.shape(v)) - max(v.batch, 0) for v in refs]
+    behind = [(c.rank(v) - max(v.batch, 0 if v.batch == 0 else -1), v.joined and c.shape(v)[v.batch]) for v in refs]
     if any(n != behind[0] for n in behind) and c.node.op_type not in RECURRENT:
         raise c.error("its operands must have their batch axes at the same place", "transpose one of them")
 
@@ -187,6 +188,8 @@ def _binary(
             return _silu(c, a, b) if isinstance(data, Mul) else c.add(data, a.index, b.index)
         ref, k = (a, 1) if isinstance(a, Ref) else (b, 0)
         assert isinstance(ref, Ref)
+        extra = c.floats(k, "a constant operand").ndim - c.rank(ref)
+        ref = c.lifted(1 - k, extra) if extra > 0 else ref
         values = c.event(c.floats(k, "a constant operand"), len(c.shape(ref)))
         op = with_constant(c, values, k == 0)
         if op is None:
@@ -208,10 +211,20 @@ def _silu(c: Context, a: Ref, b: Ref) -> Value:
     return c.add(Mul(), a.index, b.index)
 
 
+def _by_data(c: Context, divisor: Ref) -> Value:
+    """x times a table of 1 / y; for a root y, of 1 / sqrt of what is under it."""
+    node = c.builder.nodes[divisor.index]
+    if isinstance(node.op, Function) and node.op.function == "sqrt":
+        inverse = c.add(Function("rsqrt"), *node.operands, suffix=".inverse").index
+    else:
+        inverse = c.add(Function("reciprocal"), divisor.index, suffix=".inverse").index
+    return c.add(Mul(), operand_node(c, 0, event_rank(c)), inverse)
+
+
 def _divide(c: Context) -> Value:
     a, b = c.operand(0), c.operand(1)
     if isinstance(b, Ref):
-        raise c.error("the divisor must be constant", "multiply by a table of the reciprocal instead")
+        return _by_data(c, b)
     divisor = c.constant(1, "the divisor").values
     if np.any(divisor == 0):
         raise c.error("the divisor must not be zero")
@@ -260,7 +273,7 @@ def _gemm(c: Context) -> Value:
     if trans_a:
         raise c.error("transA must be 0: it would move the batch axis")
     x = c.data(0)
-    if len(c.shape(c.operand(0))) != 1:
+    if c.rank(c.operand(0)) != 2:
         raise c.error(
             f"the operand must have shape [batch, n], not [batch, {', '.join(map(str, c.shape(c.operand(0))))}]"
         )
@@ -272,7 +285,8 @@ def _gemm(c: Context) -> Value:
     if isinstance(c.operand(2), Ref):
         scaled = c.data(2) if beta == 1 else c.add(Scale(np.asarray(beta)), c.data(2), suffix=".beta").index
         return c.add(Add(), y.index, scaled, suffix=".bias")
-    return c.add(Offset(beta * c.event(c.floats(2, "the bias"), 1)), y.index, suffix=".bias")
+    bias = c.event(c.floats(2, "the bias"), len(c.shape(c.operand(0))))
+    return c.add(Offset(beta * bias), y.index, suffix=".bias")
 
 
 def _batch_normalization(c: Context) -> Value:
@@ -365,9 +379,14 @@ OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
 """Every supported operator and the function that reads it."""
 
 ANY_BATCH = frozenset((
-    "MatMul", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Softmax", "LogSoftmax",
+    "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Softmax", "LogSoftmax",
     "Slice", "Gather", "Split", "Reshape", "Flatten", "Shape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Identity",
     "Dropout", "Cast", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization",
     *FUNCTION_OPERATORS, *LOGIC, *QUANTIZERS, *RECURRENT, *(k for k in REDUCTIONS if k.startswith("Reduce")),
 ))  # fmt: skip
 """Operators for which the batch axis may be anywhere."""
+
+JOINED_BATCH = ANY_BATCH - {
+    "Slice", "Gather", "Split", "Flatten", "Squeeze", "Unsqueeze", "OneHot", "TopK", *RECURRENT, *QUANTIZERS,
+} | {"Quant"}  # fmt: skip
+"""Operators for which it may count events times another axis."""

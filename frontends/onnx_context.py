@@ -47,12 +47,14 @@ class Ref:
 
     Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is their scale and zero
     point, and the node holds the real value that the codes stand for. `batch` is where the file has the batch axis: in
-    front, but not around recurrent layers, and -1 where a file for one event has dropped it.
+    front, but not around recurrent layers, and -1 where a file for one event has dropped it. `joined`: that axis of the file
+    counts events times another axis (attention heads), and axis `batch` of the node is that other one.
     """
 
     index: int
     codes: Codes | None = None
     batch: int = 0
+    joined: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class Context:
     ) -> None:
         self.builder, self.node, self.where, self.inputs, self.opset = builder, node, where, inputs, opset
         self.single = single  # the file is for one event: its batch axis has length 1
-        self.batch = next((v.batch for v in inputs if isinstance(v, Ref)), 0)
+        self._follow()
         self._attributes = attribute_values(node, where)
         self._read: set[str] = set()
 
@@ -93,29 +95,46 @@ class Context:
     def error(self, rule: str, fix: str = "") -> CompileError:
         return CompileError(self.where, rule, fix)
 
+    def _follow(self) -> None:
+        """The batch axis of results is that of the data operand with most axes."""
+        refs = [v for v in self.inputs if isinstance(v, Ref)]
+        self._first = max(refs, key=lambda v: len(self.shape(v)), default=Ref(-1))
+        self.batch, self.joined = self._first.batch, self._first.joined
+
+    def lifted(self, k: int, axes: int) -> Ref:
+        """Data operand k with so many more axes of length 1 in front."""
+        value = self.operand(k)
+        assert isinstance(value, Ref)
+        node = self.builder.nodes[value.index]
+        index = self.builder.add(Reshape((1,) * axes + node.shape), value.index, name=f"{node.name}.lifted")
+        self.inputs[k] = found = replace(value, index=index, batch=value.batch + axes if value.batch >= 0 else -1)
+        self._follow()
+        return found
+
     def add(self, op: RealOp, *operands: int, suffix: str = "", group: str = "") -> Ref:
         """Append a real op. The batch axis of the result stays where it was, counted from the last axis."""
         name = self.node.name or self.node.output[0] or self.node.op_type
         index = self.builder.add(op, *operands, name=f"{name}{suffix}", group=f"{name}{group}" if group else "")
-        if self.batch <= 0:
-            return Ref(index, batch=self.batch)
-        first = next(v for v in self.inputs if isinstance(v, Ref))
-        return Ref(index, batch=len(self.builder.nodes[index].shape) - (len(self.shape(first)) - self.batch))
+        batch = self.batch
+        if batch > 0:
+            batch += len(self.builder.nodes[index].shape) - len(self.shape(self._first))
+        return Ref(index, batch=batch, joined=self.joined)
 
-    def placed(self, value: Ref, batch: int) -> Ref:
+    def placed(self, value: Ref, batch: int, joined: bool = False) -> Ref:
         """The value, whose batch axis is at `batch` in the file."""
-        return replace(value, batch=batch)
+        return replace(value, batch=batch, joined=joined)
 
     def rank(self, value: Value) -> int:
         """Axes in the file, the batch axis among them."""
-        return len(self.shape(value)) + (isinstance(value, Ref) and value.batch >= 0)
+        return len(self.full_shape(value))
 
     def full_shape(self, value: Value) -> tuple[int, ...]:
-        """The shape in the file, with -1 for the batch axis."""
+        """The shape in the file, with -1 for the batch axis; -n where it counts events times n."""
         shape = self.shape(value)
         if isinstance(value, Const) or value.batch < 0:
             return shape
-        return (*shape[: value.batch], -1, *shape[value.batch :])
+        count = -shape[value.batch] if value.joined else -1
+        return (*shape[: value.batch], count, *shape[value.batch + value.joined :])
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return self.builder.nodes[value.index].shape if isinstance(value, Ref) else value.values.shape
@@ -165,12 +184,12 @@ class Context:
 
     def axis(self, axis: int, rank: int) -> int:
         """An axis of a data tensor as ONNX counts it (batch axis included) to one without the batch axis."""
-        full = rank + (self.batch >= 0)
+        full = rank + (self.batch >= 0 and not self.joined)
         if not -full <= axis < full:
             raise self.error(f"axis {axis} must be one of the operand's {full} axes")
         if axis % full == self.batch:
             raise self.error(f"axis {self.batch} is the batch axis, which must stay as it is")
-        return axis % full - (0 <= self.batch < axis % full)
+        return axis % full - (0 <= self.batch < axis % full and not self.joined)
 
     @property
     def all_constant(self) -> bool:
@@ -179,12 +198,12 @@ class Context:
 
     def event(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
         """A constant that broadcasts against batched data, without the batch axis."""
-        at = values.ndim - (rank + 1 - self.batch)  # the batch axis, as the constant counts
+        at = values.ndim - (rank + (not self.joined) - self.batch)  # the batch axis, as the constant counts
         if self.batch < 0 or at < 0:
             return values
-        if values.ndim > rank + 1 or values.shape[at] != 1:
+        if at > self.batch or values.shape[at] != 1:
             raise self.error(f"a constant of shape {list(values.shape)} must not depend on the batch axis")
-        return np.take(values, 0, axis=at)
+        return values if self.joined else np.take(values, 0, axis=at)
 
 
 def _is_whole(builder: RealBuilder, i: int) -> bool:

@@ -93,7 +93,11 @@ def _fold(op: RealOp, constant: Callable[..., NDArray], mean: bool = False) -> C
         for k in range(1, count):
             last = k == count - 1 and not mean
             total = c.add(op, total, _as_data(c, k, shape), suffix="" if last else f".{k}").index
-        return c.add(Scale(np.asarray(float(count)), divide=True), total) if mean else Ref(total, batch=c.batch)
+        return (
+            c.add(Scale(np.asarray(float(count)), divide=True), total)
+            if mean
+            else Ref(total, batch=c.batch, joined=c.joined)
+        )
 
     return read
 

@@ -31,27 +31,40 @@ def _filled(wanted: Sequence[int], size: int) -> tuple[int, ...] | None:
     return tuple(wanted) if -1 not in wanted and known == size else None
 
 
-def _target(c: Context, x: Ref, wanted: Sequence[int], copied: int | None) -> tuple[tuple[int, ...], int]:
-    """(shape without the batch axis, where the batch axis is) of a reshape target; `copied`: the axis that copies it.
+def _target(c: Context, x: Ref, wanted: Sequence[int], copied: int | None) -> tuple[tuple[int, ...], int, bool]:
+    """(the node's shape, where the batch axis is, whether it is joined with another) of a reshape target.
 
-    The values of one event stay together if as many of them come before the batch axis as did, and as many behind it.
+    The values of one event stay together where as many of them come before the batch axis as did. Behind it some may join
+    the batch axis: then an axis of the target counts events times a number. `copied`: the axis that copies the batch axis.
     """
-    shape, size = c.shape(x), math.prod(c.shape(x))
-    if min(wanted, default=0) < -1:
-        raise c.error(f"the target {list(wanted)} must not count events", "export the model with fixed shapes")
+    shape = c.shape(x)
     if x.batch >= 0:
         before, behind = math.prod(shape[: x.batch]), math.prod(shape[x.batch :])
-        likely = [x.batch, *(k for k, n in enumerate(wanted) if n == -1), *range(len(wanted))]
-        for k in likely if copied is None else [copied]:
-            if k >= len(wanted) or (wanted[k] not in (-1, 1) and -1 in (*wanted[:k], *wanted[k + 1 :])):
-                continue
-            left, right = _filled(wanted[:k], before), _filled(wanted[k + 1 :], behind)
-            if left is not None and right is not None:
-                return (*left, *right), k
-    whole = _filled(wanted, size) if c.single or x.batch < 0 else None
+        likely = [x.batch, *(k for k, n in enumerate(wanted) if n < 0), *range(len(wanted))]
+        for joins in (False, True):
+            for k in likely if copied is None else [copied]:
+                found = _around(wanted, k, before, behind, joins) if k < len(wanted) else None
+                if found is not None:
+                    return found, k, joins
+    whole = _filled(wanted, math.prod(shape)) if c.single or x.batch < 0 else None
     if whole is not None:
-        return whole, -1
+        return whole, -1, False
     raise c.error(f"the target {list(wanted)} must keep the batch axis apart from the {list(shape)} values of an event")
+
+
+def _around(wanted: Sequence[int], k: int, before: int, behind: int, joins: bool) -> tuple[int, ...] | None:
+    """The node's shape if axis k of the target is the batch axis, alone or joined; None where the numbers do not fit."""
+    left, right = _filled(wanted[:k], before), list(wanted[k + 1 :])
+    if left is None:
+        return None
+    if not joins:
+        filled = _filled(right, behind)
+        alone = wanted[k] in (-1, 1) or -1 not in (*wanted[:k], *right)
+        return (*left, *filled) if filled is not None and alone and wanted[k] >= -1 else None
+    size = math.prod(right)
+    if min(right, default=1) < 1 or behind % size or behind // size == 1 or wanted[k] not in (-1, -(behind // size)):
+        return None
+    return (*left, behind // size, *right)
 
 
 def _reshape(c: Context) -> Value:
@@ -63,8 +76,8 @@ def _reshape(c: Context) -> Value:
     wanted = [full[k] if k in zeros else n for k, n in enumerate(wanted)]
     if isinstance(x, Const):
         return Const(x.values.reshape(wanted))
-    shape, batch = _target(c, x, wanted, x.batch if x.batch in zeros else None)
-    return c.placed(c.add(Reshape(shape), x.index), batch)
+    shape, batch, joined = _target(c, x, wanted, x.batch if x.batch in zeros else None)
+    return c.placed(c.add(Reshape(shape), x.index), batch, joined)
 
 
 def _shape_of(c: Context) -> Value:
@@ -120,9 +133,9 @@ def _transpose(c: Context) -> Value:
             turn(x.ints),
             turn(np.broadcast_to(x.scale, x.values.shape)) if x.scale is not None else None,
         )
-    own = tuple(a - (0 <= x.batch < a) for a in axes if a != x.batch)
+    own = tuple(axes) if x.joined else tuple(a - (0 <= x.batch < a) for a in axes if a != x.batch)
     y = c.add(Transpose(own), x.index) if own != tuple(range(len(own))) else x
-    return c.placed(y, axes.index(x.batch) if x.batch >= 0 else -1)
+    return c.placed(y, axes.index(x.batch) if x.batch >= 0 else -1, x.joined)
 
 
 def _axes(c: Context) -> list[int] | None:

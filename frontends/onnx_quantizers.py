@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def _quantize_linear(c: Context) -> Value:
     if isinstance(result, Const):
         assert result.ints is not None
         return Const((result.ints + point).astype(zero.dtype))
-    return Ref(result.index, Codes(scale, point), result.batch)
+    return replace(result, codes=Codes(scale, point))
 
 
 def _dequantize_linear(c: Context) -> Value:
@@ -189,7 +190,7 @@ def _dequantize_linear(c: Context) -> Value:
         )
         if not same:
             raise c.error("must have the scale and zero point of the QuantizeLinear before it")
-        return Ref(x.index, batch=x.batch)
+        return replace(x, codes=None)
     ints = c.constant(0, "weights").values.astype(np.int64) - zero
     return Const(ints * scale, ints, np.asarray(scale))
 

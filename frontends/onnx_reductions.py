@@ -67,7 +67,7 @@ def _reduce(
 
 def _behind(c: Context, y: Ref, axes: list[int], keep: bool) -> Ref:
     """The result of a reduction, whose batch axis moves forward where axes before it went away."""
-    return y if keep or c.batch <= 0 else c.placed(y, c.batch - sum(k < c.batch for k in axes))
+    return y if keep or c.batch <= 0 else c.placed(y, c.batch - sum(k < c.batch for k in axes), c.joined)
 
 
 def _log_sum_exp(c: Context) -> Value:
@@ -141,7 +141,7 @@ def matmul_data(c: Context) -> Value:
     """MatMul of two data values; leading axes must agree."""
     shapes = (c.shape(c.operand(0)), c.shape(c.operand(1)))
     lead = "abcdefgh"[: max(len(s) for s in shapes) - 2]
-    if c.batch != 0:
+    if c.batch > 0:
         raise c.error("a product of data with data needs the batch axis in front", "transpose before it")
     if any(len(s) < 2 for s in shapes) or shapes[0][:-2] != shapes[1][:-2] or len(lead) > 6:
         raise c.error(f"matrices of shapes {list(shapes[0])} and {list(shapes[1])} must agree in their leading axes")

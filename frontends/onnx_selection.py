@@ -163,6 +163,10 @@ def _resize(c: Context) -> Value:
         raise c.error("mode must be nearest", "export nearest-neighbour upsampling")
     rules = {"coordinate_transformation_mode": ("half_pixel", ("asymmetric", "half_pixel", "pytorch_half_pixel")),
              "nearest_mode": ("round_prefer_floor", ("floor", "round_prefer_floor"))}  # fmt: skip
+    if c.attribute("antialias", 0) or c.attribute("axes", None) is not None:
+        raise c.error("antialias and axes are not supported", "export plain nearest-neighbour upsampling")
+    for name in ("exclude_outside", "extrapolation_value", "keep_aspect_ratio_policy"):
+        c.attribute(name, None)  # of other modes
     for name, (default, known) in rules.items():
         if c.attribute(name, default) not in known:
             raise c.error(f"{name} must be one of {', '.join(known)}")

@@ -18,6 +18,7 @@ from .stream_words import (
     WordBody,
     declare,
     each_lane,
+    each_word,
     fifo,
     lane_of,
     pipelined,
@@ -75,13 +76,13 @@ def _words(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
     lines = [f"{body.result}.at[{body.index}] = {body.stored(stage.nest.end)};"] if constant else body.lines()
     reads = [line for e in stage.ins for line in read(plan, e)]
     inner = [*reads, *declare(plan, out), *each_lane(stage.name, out.lanes, lines), write(out)]
-    return pipelined("word", out.words, inner, f"{stage.name}_words")
+    return each_word("word", out.words, inner, f"{stage.name}_words")
 
 
 def _copies(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
     (source,) = stage.ins
     writes = [f"{e.name}.write({source.variable});" for e in stage.outs]
-    return pipelined("word", source.words, [*read(plan, source), *writes], f"{stage.name}_words")
+    return each_word("word", source.words, [*read(plan, source), *writes], f"{stage.name}_words")
 
 
 def _join(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
@@ -96,7 +97,7 @@ def _join(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
         lines += each_lane(f"{stage.name}_{part}", n, [f"{body.result}.at[{target}] = {piece.operand(j)};"])
         start += n
     reads = [line for e in stage.ins for line in read(plan, e)]
-    return pipelined("word", out.words, [*reads, *declare(plan, out), *lines, write(out)], f"{stage.name}_words")
+    return each_word("word", out.words, [*reads, *declare(plan, out), *lines, write(out)], f"{stage.name}_words")
 
 
 def _sequence(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
@@ -180,9 +181,7 @@ def _matrix(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
     ]
     lines = [f"#pragma HLS {PIPELINE}", *lines]
     for variable, count in (("step", f.steps), ("group", f.groups), ("word", f.words), ("row", out.words)):
-        lines = (
-            loop(variable, count, lines, f"{stage.name}_{variable}s", "") if count > 1 or variable == "row" else lines
-        )
+        lines = loop(variable, count, lines, f"{stage.name}_{variable}s", "") if count > 1 else lines
     words = [line for e in (*stage.ins, out) for line in declare(plan, e)]
     return [*_memory(plan, memory, i, f), *words, *totals(plan.types[i], out.lanes), *lines]
 
@@ -211,4 +210,4 @@ def _network(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
         *each_lane(stage.name, out.lanes, body.behind(f"totals[{body.index}]")),
         write(out),
     ]
-    return pipelined("row", out.words, inner, f"{stage.name}_rows")
+    return each_word("row", out.words, inner, f"{stage.name}_rows")

@@ -27,10 +27,17 @@ def stream_processes(design: StreamPlan, schedule: Schedule, device: Device, clo
     sources = [Process(f"port {e.name}", e.words, 0, {}, {e.name: np.arange(e.words)}, False) for e in design.inputs]
     sinks = [Process(f"port {e.name}", e.words, 0, {e.name: np.arange(e.words)}, {}, False) for e in design.outputs]
     inner = [
-        Process(s.name, s.iterations, _pipeline(design.plan, s, schedule, device, clock_ns), s.reads, s.writes)
+        Process(
+            s.name, s.iterations, _pipeline(design.plan, s, schedule, device, clock_ns), s.reads, s.writes, _drains(s)
+        )
         for s in design.stages
     ]
     return [*sources, *inner, *sinks]
+
+
+def _drains(stage: Stage) -> bool:
+    """A loop runs empty before it starts again; a process without one is a pipeline of events."""
+    return stage.iterations > 1 or stage.kind in ("buffer", "sequence", "window")
 
 
 def stream_timing(design: StreamPlan, schedule: Schedule, device: Device, clock_ns: float) -> Timing:

@@ -10,6 +10,7 @@ from .stream_words import (
     PIPELINE,
     declare,
     each_lane,
+    each_word,
     lane_of,
     pipelined,
     read,
@@ -57,7 +58,7 @@ def _over_lanes(plan: Plan, stage: Stage, tables: Tables, r: Reduced) -> list[st
     ]
     reads = [line for e in stage.ins for line in read(plan, e)]
     inner = [*reads, *declare(plan, out), *each_lane(stage.name, out.lanes, lines), write(out)]
-    return pipelined("word", out.words, inner, f"{stage.name}_words")
+    return each_word("word", out.words, inner, f"{stage.name}_words")
 
 
 def _over_words(plan: Plan, stage: Stage, tables: Tables, r: Reduced) -> list[str]:
@@ -78,7 +79,7 @@ def _over_words(plan: Plan, stage: Stage, tables: Tables, r: Reduced) -> list[st
         *when(last, [write(out)]),
     ]
     inner = loop("word", r.words, inner, f"{stage.name}_words", "") if word else inner
-    inner = loop("k", r.n, inner, f"{stage.name}_k", "") if k or not (word or row) else inner
+    inner = loop("k", r.n, inner, f"{stage.name}_k", "") if k else inner
     inner = loop("row", r.outer, inner, f"{stage.name}_rows", "") if row else inner
     words = [line for e in (*stage.ins[1:], out) for line in declare(plan, e)]
     return [*words, *totals(_kind(plan, stage), r.words * out.lanes), *inner]

@@ -16,7 +16,7 @@ from .stream_plan import Edge, Stage
 from .tables import Tables
 
 __all__ = [
-    "PIPELINE", "WordBody", "declare", "each_lane", "fifo", "lane_of", "pipelined", "read", "totals", "when", "word_body",
+    "PIPELINE", "WordBody", "declare", "each_lane", "each_word", "fifo", "lane_of", "pipelined", "read", "totals", "when", "word_body",
     "word_type", "write",
 ]  # fmt: skip
 
@@ -95,6 +95,11 @@ def write(edge: Edge) -> str:
 
 def each_lane(label: str, lanes: int, body: list[str]) -> list[str]:
     return loop("lane", lanes, body, f"{label}_lanes")
+
+
+def each_word(variable: str, count: int, body: list[str], label: str) -> list[str]:
+    """A pipeline over words; of one word it is that of the function, which takes the next event while it works."""
+    return pipelined(variable, count, body, label) if count > 1 else [f"#pragma HLS {PIPELINE}", *body]
 
 
 def pipelined(variable: str, count: int, body: list[str], label: str, interval: int = 1) -> list[str]:
