@@ -94,7 +94,8 @@ def _check_type(where: str, key: str, value: Any, kind: str) -> None:
     kinds = {"str": str, "bool": bool, "int": int, "float": (int, float), "dict[str, Any]": dict}
     wanted = kinds[kind.removesuffix(" | None")]
     if not isinstance(value, wanted) or isinstance(value, bool) != (kind == "bool"):
-        raise CompileError(where, f"option '{key}' must be of type {kind.removesuffix(' | None')}, not {value!r}")
+        name = kind.removesuffix(" | None").replace("dict[str, Any]", "table")
+        raise CompileError(where, f"option '{key}' must be of type {name}, not {value!r}")
 
 
 def _check_options(options: Options) -> None:

@@ -250,14 +250,14 @@ class Design:
 
     # ---- use --------------------------------------------------------------------------------------------------------------
 
-    def quantize(self, x: Any) -> dict[str, Int64]:
-        """Real data to the raw integers of each input, as the input's quantizer says."""
+    def quantize(self, x: Any, narrow: bool = False) -> dict[str, NDArray[Any]]:
+        """Real data to the raw integers of each input, as the input's quantizer says; `narrow`: in the engine's types."""
         data = _input_data(x, _shapes(self.graph))
         nodes = {self.graph.nodes[i].name: self.graph.nodes[i] for i in self.graph.inputs}
         found: dict[str, Int64] = {}
         for name, node in nodes.items():
             assert isinstance(node.op, Input)
-            found[name] = from_real(node.op, data[name])
+            found[name] = from_real(node.op, data[name], cpu.storage_dtype(node.type) if narrow else np.int64)
         return found
 
     def predict(self, x: Any, *, raw: bool = False, engine: str = "cpu", threads: int = 1) -> Any:
@@ -269,7 +269,11 @@ class Design:
         if engine == "gpu" and _of_torch(x):
             return self._predict_torch(x, raw)
         shapes = _shapes(self.graph)
-        inputs = {k: np.asarray(v) for k, v in _input_data(x, shapes).items()} if raw else self.quantize(x)
+        inputs = (
+            {k: np.asarray(v) for k, v in _input_data(x, shapes).items()}
+            if raw
+            else self.quantize(x, narrow=engine == "cpu")
+        )
         if engine == "cpu":
             results: Mapping[str, Any] = self.cpu.run(inputs, threads)
         else:

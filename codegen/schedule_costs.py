@@ -139,7 +139,7 @@ def _stage_cost(plan: Plan, stage: Stage, schedule: Schedule, device: Device) ->
         return _add(_add(matrix, rest), registers)
     if stage.kind in ("words", "reduce"):
         return _add(nodes_cost(graph, nodes, device, out.lanes / graph.nodes[stage.nest.end].type.size), registers)
-    if isinstance(d, Lines | Buffered):
+    if isinstance(d, Lines | Buffered) and stage.kind != "pick":
         return _add(_kept(plan, stage, d, device), registers)
     return registers
 

@@ -296,7 +296,7 @@ def fold_scales(model: RealModel) -> RealModel:
             continue
         chain = _dense_chain(nodes, node.operands[0])
         factor = np.asarray(node.op.number)
-        per_column = factor.size in (1, node.shape[-1]) and all(n == 1 for n in factor.shape[:-1])
+        per_column = factor.size in (1, *node.shape[-1:]) and all(n == 1 for n in factor.shape[:-1])
         if not chain or not per_column or any(readers[k] != 1 or k in results for k in chain):
             continue
         for k in chain:

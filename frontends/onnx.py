@@ -15,9 +15,10 @@ from ..ir.graph import clean_name
 from ..ir.rounding import Rounding
 from .onnx_context import Const, Context, Ref, Value
 from .onnx_file import InputAxes, constant_tensors, input_axes, load_model
-from .onnx_functions import FUNCTION_OPERATORS
+from .onnx_functions import FUNCTION_OPERATORS, reciprocal
 from .onnx_layout import LAYOUT
 from .onnx_logic import LOGIC, event_rank, operand_node
+from .onnx_ml import MACHINE_LEARNING
 from .onnx_normalization import NORMALIZATIONS
 from .onnx_quantizers import QUANTIZERS
 from .onnx_recurrent import RECURRENT
@@ -100,7 +101,7 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
         values[node.output[0]] = _folded(node, where, [v.values for v in operands if isinstance(v, Const)], opset)
         return
     reader = OPERATORS.get(node.op_type)
-    if reader is None or node.domain not in ("", "ai.onnx", *_QUANT_DOMAINS):
+    if reader is None or node.domain not in (_ML_DOMAIN if node.op_type in MACHINE_LEARNING else _DOMAINS):
         domain = f" of domain '{node.domain}'" if node.domain else ""
         raise CompileError(where, f"operator{domain} is not supported", f"supported: {', '.join(sorted(OPERATORS))}")
     missing = [i for i in node.input if i and i not in values]
@@ -170,7 +171,8 @@ _ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZAT
 """Operators whose readers expect data: on constants alone they are folded."""
 
 _ON_CODES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Clip", "Identity", "DequantizeLinear")
-_QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+_DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+_ML_DOMAIN = ("ai.onnx.ml",)
 
 
 def _binary(
@@ -212,13 +214,16 @@ def _silu(c: Context, a: Ref, b: Ref) -> Value:
 
 
 def _by_data(c: Context, divisor: Ref) -> Value:
-    """x times a table of 1 / y; for a root y, of 1 / sqrt of what is under it."""
-    node = c.builder.nodes[divisor.index]
-    if isinstance(node.op, Function) and node.op.function == "sqrt":
-        inverse = c.add(Function("rsqrt"), *node.operands, suffix=".inverse").index
-    else:
-        inverse = c.add(Function("reciprocal"), divisor.index, suffix=".inverse").index
-    return c.add(Mul(), operand_node(c, 0, event_rank(c)), inverse)
+    """x times a table of 1 / y; a constant over y is 1 / (y / constant)."""
+    if isinstance(c.operand(0), Const):
+        numerator = c.event(c.floats(0, "the numerator"), event_rank(c))
+        if np.any(numerator == 0):
+            raise c.error("the numerator must not be zero")
+        one = bool((numerator == 1).all())
+        y = divisor.index if one else c.add(Scale(numerator, divide=True), divisor.index, suffix=".ratio").index
+        return reciprocal(c, y)
+    inverse = reciprocal(c, divisor.index, ".inverse")
+    return c.add(Mul(), operand_node(c, 0, event_rank(c)), inverse.index)
 
 
 def _divide(c: Context) -> Value:
@@ -374,6 +379,7 @@ OPERATORS: dict[str, Callable[[Context], Value | list[Value]]] = {
     **NORMALIZATIONS,
     **LOGIC,
     **RECURRENT,
+    **MACHINE_LEARNING,
     **QUANTIZERS,
 }
 """Every supported operator and the function that reads it."""

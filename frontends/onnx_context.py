@@ -15,6 +15,7 @@ from .real import (
     Compare,
     Concat,
     Constant,
+    Embedding,
     Gather,
     Input,
     Maximum,
@@ -48,13 +49,14 @@ class Ref:
     Between QuantizeLinear and DequantizeLinear the file speaks of integer codes: then `codes` is their scale and zero
     point, and the node holds the real value that the codes stand for. `batch` is where the file has the batch axis: in
     front, but not around recurrent layers, and -1 where a file for one event has dropped it. `joined`: that axis of the file
-    counts events times another axis (attention heads), and axis `batch` of the node is that other one.
+    counts events times another axis (attention heads), which is axis `batch` of the node: inside each event (1), or with the
+    events inside of it (2).
     """
 
     index: int
     codes: Codes | None = None
     batch: int = 0
-    joined: bool = False
+    joined: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +122,13 @@ class Context:
             batch += len(self.builder.nodes[index].shape) - len(self.shape(self._first))
         return Ref(index, batch=batch, joined=self.joined)
 
-    def placed(self, value: Ref, batch: int, joined: bool = False) -> Ref:
-        """The value, whose batch axis is at `batch` in the file."""
+    def placed(self, value: Ref, batch: int, joined: int = 0) -> Ref:
+        """The value, whose batch axis is at `batch` in the file; an axis of length 1 in front of a lone event is it again."""
+        shape = self.shape(value)
+        if batch == -1 and self.single and len(shape) > 1 and shape[0] == 1:
+            node = self.builder.nodes[value.index]
+            index = self.builder.add(Reshape(shape[1:]), value.index, name=f"{node.name}.event")
+            return replace(value, index=index, batch=0, joined=0)
         return replace(value, batch=batch, joined=joined)
 
     def rank(self, value: Value) -> int:
@@ -134,7 +141,7 @@ class Context:
         if isinstance(value, Const) or value.batch < 0:
             return shape
         count = -shape[value.batch] if value.joined else -1
-        return (*shape[: value.batch], count, *shape[value.batch + value.joined :])
+        return (*shape[: value.batch], count, *shape[value.batch + bool(value.joined) :])
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return self.builder.nodes[value.index].shape if isinstance(value, Ref) else value.values.shape
@@ -198,7 +205,7 @@ class Context:
 
     def event(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
         """A constant that broadcasts against batched data, without the batch axis."""
-        at = values.ndim - (rank + (not self.joined) - self.batch)  # the batch axis, as the constant counts
+        at = values.ndim - (rank + (self.joined == 0) - self.batch)  # the batch axis, as the constant counts
         if self.batch < 0 or at < 0:
             return values
         if at > self.batch or values.shape[at] != 1:
@@ -212,6 +219,8 @@ def _is_whole(builder: RealBuilder, i: int) -> bool:
         return node.op.whole
     if isinstance(node.op, Constant):
         return bool((node.op.values == np.round(node.op.values)).all())
+    if isinstance(node.op, Embedding):
+        return bool((node.op.table == np.round(node.op.table)).all())
     if isinstance(node.op, Quant):
         return bool(np.all(node.op.scale == 1))
     if isinstance(node.op, Select):

@@ -11,7 +11,7 @@ from ..ir.rounding import Rounding
 from .onnx_context import Const, Context, Ref, Value
 from .real import Add, Clip, Constant, Function, Maximum, Minimum, Mul, Offset, Quant, RealOp, Scale
 
-__all__ = ["FUNCTION_OPERATORS"]
+__all__ = ["FUNCTION_OPERATORS", "reciprocal"]
 
 _UNLIMITED = 1 << 61
 _TRIGONOMETRY = (
@@ -27,6 +27,14 @@ def _table(name: str, **defaults: float) -> Callable[[Context], Value]:
         return c.add(Function(name, values), c.data(0))
 
     return read
+
+
+def reciprocal(c: Context, x: int, suffix: str = "") -> Ref:
+    """1 / x; that of a square root is one function of what is under the root."""
+    node = c.builder.nodes[x]
+    if isinstance(node.op, Function) and node.op.function == "sqrt":
+        return c.add(Function("rsqrt"), *node.operands, suffix=suffix)
+    return c.add(Function("reciprocal"), x, suffix=suffix)
 
 
 def _gelu(c: Context) -> Value:
@@ -117,7 +125,7 @@ FUNCTION_OPERATORS: dict[str, Callable[[Context], Value]] = {
     "Exp": _table("exp"),
     "Log": _table("log"),
     "Sqrt": _table("sqrt"),
-    "Reciprocal": _table("reciprocal"),
+    "Reciprocal": lambda c: reciprocal(c, c.data(0)),
     "Erf": _table("erf"),
     "Softplus": _table("softplus"),
     "Softsign": _table("softsign"),

@@ -31,40 +31,43 @@ def _filled(wanted: Sequence[int], size: int) -> tuple[int, ...] | None:
     return tuple(wanted) if -1 not in wanted and known == size else None
 
 
-def _target(c: Context, x: Ref, wanted: Sequence[int], copied: int | None) -> tuple[tuple[int, ...], int, bool]:
-    """(the node's shape, where the batch axis is, whether it is joined with another) of a reshape target.
+def _target(c: Context, x: Ref, wanted: Sequence[int], copied: int | None) -> tuple[tuple[int, ...], int, int]:
+    """(the node's shape, where the batch axis is, how it is joined with another) of a reshape target.
 
-    The values of one event stay together where as many of them come before the batch axis as did. Behind it some may join
-    the batch axis: then an axis of the target counts events times a number. `copied`: the axis that copies the batch axis.
+    As many values of an event must come before the batch axis as did. An axis of the target may count events times some
+    of those behind it, or some of those before it. `copied`: the axis that copies the batch axis.
     """
     shape = c.shape(x)
     if x.batch >= 0:
-        before, behind = math.prod(shape[: x.batch]), math.prod(shape[x.batch :])
+        split = x.batch + (x.joined == 2)
+        before, behind = math.prod(shape[:split]), math.prod(shape[split:])
         likely = [x.batch, *(k for k, n in enumerate(wanted) if n < 0), *range(len(wanted))]
-        for joins in (False, True):
+        for joined in (0, 1, 2):
             for k in likely if copied is None else [copied]:
-                found = _around(wanted, k, before, behind, joins) if k < len(wanted) else None
+                found = _around(wanted, k, before, behind, joined) if k < len(wanted) else None
                 if found is not None:
-                    return found, k, joins
+                    return found, k, joined
     whole = _filled(wanted, math.prod(shape)) if c.single or x.batch < 0 else None
     if whole is not None:
-        return whole, -1, False
+        return whole, -1, 0
     raise c.error(f"the target {list(wanted)} must keep the batch axis apart from the {list(shape)} values of an event")
 
 
-def _around(wanted: Sequence[int], k: int, before: int, behind: int, joins: bool) -> tuple[int, ...] | None:
+def _around(wanted: Sequence[int], k: int, before: int, behind: int, joined: int) -> tuple[int, ...] | None:
     """The node's shape if axis k of the target is the batch axis, alone or joined; None where the numbers do not fit."""
-    left, right = _filled(wanted[:k], before), list(wanted[k + 1 :])
-    if left is None:
+    left, right = list(wanted[:k]), list(wanted[k + 1 :])
+    if not joined:
+        front, rest = _filled(left, before), _filled(right, behind)
+        alone = wanted[k] in (-1, 1) or (-1 not in (*left, *right) and wanted[k] > 0)
+        return (*front, *rest) if front is not None and rest is not None and alone else None
+    inner, outer = (right, left) if joined == 1 else (left, right)
+    many, rest = (behind, before) if joined == 1 else (before, behind)
+    filled, size = _filled(outer, rest), math.prod(inner)
+    if filled is None or min(inner, default=1) < 1 or many % size or many == size:
         return None
-    if not joins:
-        filled = _filled(right, behind)
-        alone = wanted[k] in (-1, 1) or -1 not in (*wanted[:k], *right)
-        return (*left, *filled) if filled is not None and alone and wanted[k] >= -1 else None
-    size = math.prod(right)
-    if min(right, default=1) < 1 or behind % size or behind // size == 1 or wanted[k] not in (-1, -(behind // size)):
+    if wanted[k] not in (-1, -(many // size)):
         return None
-    return (*left, behind // size, *right)
+    return (*filled, many // size, *inner) if joined == 1 else (*inner, many // size, *filled)
 
 
 def _reshape(c: Context) -> Value:

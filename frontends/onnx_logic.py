@@ -27,7 +27,7 @@ from .real import (
     Transpose,
 )
 
-__all__ = ["LOGIC", "event_rank", "operand_node"]
+__all__ = ["LOGIC", "arg_extreme", "event_rank", "operand_node"]
 
 _UNLIMITED = 1 << 61
 
@@ -158,18 +158,23 @@ def _round(c: Context, x: int, where: int, relation: str, largest: bool) -> tupl
     return tuple(_join(c, v, r, suffix=f"{name}.all") for v, r in zip((best, place), rest))  # pyright: ignore[reportReturnType]
 
 
+def arg_extreme(c: Context, x: int, axis: int, largest: bool = True, last: bool = False) -> int:
+    """The place of the extreme of node x along an axis, which goes behind the others: the first (or last) of equals."""
+    x = _last(c, x, axis)
+    where = _places(c, c.builder.nodes[x].shape, ".places")
+    while c.builder.nodes[x].shape[-1] > 1:
+        x, where = _round(c, x, where, "less_equal" if last else "less", largest)
+    return where
+
+
 def _arg(largest: bool) -> Callable[[Context], Value]:
-    """The place of the extreme along an axis, by a tournament in which the first (or last) of equals wins."""
+    """The place of the extreme along an axis, by a tournament."""
 
     def read(c: Context) -> Value:
         shape = c.shape(c.operand(0))
         axis = int(c.attribute("axis", 0))
         at, keep = c.axis(axis, len(shape)), bool(c.attribute("keepdims", 1))
-        relation = "less_equal" if c.attribute("select_last_index", 0) else "less"
-        x = _last(c, c.data(0), at)
-        where = _places(c, c.builder.nodes[x].shape, ".places")
-        while c.builder.nodes[x].shape[-1] > 1:
-            x, where = _round(c, x, where, relation, largest)
+        where = arg_extreme(c, c.data(0), at, largest, bool(c.attribute("select_last_index", 0)))
         if keep:
             return c.add(Reshape(tuple(1 if k == at else n for k, n in enumerate(shape))), where)
         y = c.add(Reshape(tuple(n for k, n in enumerate(shape) if k != at)), where)

@@ -1,4 +1,4 @@
-"""Reductions and products of data with data in ONNX: sums, extremes, MatMul and Einsum."""
+"""Reductions and products of data with data in ONNX: sums, extremes, MatMul, Einsum and Attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .onnx_context import Context, Ref, Value
-from .real import Add, Constant, Function, Gather, Maximum, Mul, Reduce, Reshape, Scale, Sub
+from .real import Add, Constant, Function, Gather, Maximum, Mul, Reduce, Reshape, Scale, Softmax, Sub, Transpose
 
 __all__ = ["REDUCTIONS", "matmul_data", "reduced"]
 
@@ -84,7 +84,9 @@ def _log_sum_exp(c: Context) -> Value:
     return _behind(c, c.add(Reshape(target), y.index), axes, keep)
 
 
-def _contracted(c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Ref:
+def _contracted(
+    c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], part: str = ""
+) -> Ref:
     """An Einstein sum of two data values (no batch axis in the letters): gathered, multiplied and summed.
 
     Every element of the result is a sum of products over the letters that it does not have.
@@ -101,14 +103,14 @@ def _contracted(c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[i
         spread = np.einsum(flat, [order.index(x) for x in term], sorted(order.index(x) for x in set(term)))
         kept = sorted(order.index(x) for x in set(term))
         index = np.broadcast_to(spread.reshape([full[k] if k in kept else 1 for k in range(len(order))]), full)
-        parts.append(c.add(Gather(index.copy()), node, suffix=f".operand{len(parts)}").index)
-    product = c.add(Mul(), *parts, suffix=".products")
+        parts.append(c.add(Gather(index.copy()), node, suffix=f"{part}.operand{len(parts)}").index)
+    product = c.add(Mul(), *parts, suffix=f"{part}.products")
     if not inner:
         return c.add(Reshape(tuple(size[x] for x in out)), product.index)
     flat_shape = (*(size[x] for x in out), math.prod(size[x] for x in inner))
-    joined = c.add(Reshape(flat_shape), product.index, suffix=".flat")
-    total = c.add(Reduce("sum", len(out)), joined.index, suffix=".sum")
-    return c.add(Reshape(tuple(size[x] for x in out)), total.index)
+    joined = c.add(Reshape(flat_shape), product.index, suffix=f"{part}.flat")
+    total = c.add(Reduce("sum", len(out)), joined.index, suffix=f"{part}.sum")
+    return c.add(Reshape(tuple(size[x] for x in out)), total.index, suffix=part)
 
 
 def _einsum(c: Context) -> Value:
@@ -148,6 +150,44 @@ def matmul_data(c: Context) -> Value:
     return _contracted(c, c.data(0), c.data(1), f"{lead}xy,{lead}yz->{lead}xz", shapes)
 
 
+def _heads(c: Context, k: int, heads: int) -> tuple[int, tuple[int, ...]]:
+    """(node, shape) of an operand as ``[heads, length, size]``."""
+    shape, x = c.shape(c.operand(k)), c.data(k)
+    if len(shape) == 3:
+        return x, shape
+    if len(shape) != 2 or heads < 1 or shape[1] % heads:
+        raise c.error(f"an operand of shape [batch, {', '.join(map(str, shape))}] does not fit {heads} heads")
+    length, size = shape[0], shape[1] // heads
+    split = c.add(Reshape((length, heads, size)), x, suffix=f".heads{k}")
+    return c.add(Transpose((1, 0, 2)), split.index, suffix=f".turned{k}").index, (heads, length, size)
+
+
+def _attention(c: Context) -> Value:
+    """softmax(q k^T * scale) v for each head, without masks and caches."""
+    heads = [int(c.attribute(f"{k}_num_heads", 0)) for k in ("q", "kv")]
+    flat = len(c.shape(c.operand(0))) == 2
+    settings = {"is_causal": 0, "softcap": 0.0, "qk_matmul_output_mode": 0}
+    for name, plain in settings.items():
+        if c.attribute(name, plain) != plain:
+            raise c.error(f"{name} must be {plain}, not {c.attribute(name, plain)}", "write out the attention")
+    c.attribute("softmax_precision", 1)
+    if any(c.given(k) for k in range(3, len(c.inputs))) or len(c.node.output) > 1:
+        raise c.error("masks, caches and further outputs are not supported", "write out the attention")
+    (q, qs), (k, ks), (v, vs) = (_heads(c, i, heads[i > 0]) for i in range(3))
+    if qs[0] != ks[0]:
+        raise c.error(f"queries and keys must have as many heads, not {qs[0]} and {ks[0]}")
+    scale = float(np.float32(c.attribute("scale", 1 / math.sqrt(qs[2]))))
+    scores = c.add(
+        Scale(np.asarray(scale)), _contracted(c, q, k, "hxd,hyd->hxy", (qs, ks), ".scores").index, suffix=".scores"
+    )
+    weights = c.add(Softmax((2,)), scores.index, suffix=".softmax")
+    y = _contracted(c, weights.index, v, "hxy,hyd->hxd", ((qs[0], qs[1], ks[1]), vs), ".values")
+    if not flat:
+        return y
+    turned = c.add(Transpose((1, 0, 2)), y.index, suffix=".joined")
+    return c.add(Reshape((qs[1], vs[0] * vs[2])), turned.index, suffix=".flat")
+
+
 REDUCTIONS: dict[str, Callable[[Context], Value]] = {
     "ReduceSum": _reduce("sum"),
     "ReduceMean": _reduce("sum", mean=True),
@@ -159,4 +199,5 @@ REDUCTIONS: dict[str, Callable[[Context], Value]] = {
     "ReduceLogSum": _reduce("sum", after="log"),
     "ReduceLogSumExp": _log_sum_exp,
     "Einsum": _einsum,
+    "Attention": _attention,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .errors import CompileError
 from .graph import Graph
@@ -59,11 +61,11 @@ def _checked(name: str, t: Tensor, inputs: Mapping[str, Int64]) -> Int64:
     return x.astype(np.int64)
 
 
-def from_real(op: Input, x: ArrayLike) -> Int64:
+def from_real(op: Input, x: ArrayLike, dtype: DTypeLike = np.int64) -> NDArray[Any]:
     """Real data ``[events, *shape]`` to the raw integers of an input, as the input's quantizer says.
 
     A power-of-two scale is exact. Any other scale divides in float32, as the exporting frameworks and the ONNX
-    standard define QuantizeLinear. NaN is refused.
+    standard define QuantizeLinear. NaN is refused. `dtype`: an integer type that holds the input's interval.
     """
     real = np.asarray(x)
     if real.dtype.kind not in "fiub":
@@ -73,15 +75,38 @@ def from_real(op: Input, x: ArrayLike) -> Int64:
     lo, hi, exp = op.fixed.arrays(op.shape)
     unit = np.ldexp(_floats(op.real.scale), exp)
     zero = _floats(op.real.offset) / unit  # a zero point: added to the quotient, before rounding
+    if is_power_of_two(op.real.scale) and op.overflow is Overflow.SAT and op.rounding in _IN_FLOAT and not zero.any():
+        return _rounded_in_parts(real, 1 / unit, lo, hi, _IN_FLOAT[op.rounding], dtype)
     if is_power_of_two(op.real.scale):
         steps = real.astype(np.float64) * (1 / unit)
         steps = steps - zero if zero.any() else steps
     else:
         steps = (real.astype(np.float32) / unit.astype(np.float32) - zero.astype(np.float32)).astype(np.float64)
     if op.overflow is Overflow.SAT and op.rounding in _IN_FLOAT:  # the same numbers, without the way through integers
-        return np.clip(_IN_FLOAT[op.rounding](steps), lo, hi).astype(np.int64)
+        return np.clip(_IN_FLOAT[op.rounding](steps), lo, hi).astype(dtype)
     n = round_ratio(_quarters(steps), np.int64(4), op.rounding)
-    return np.asarray(overflowed(n, lo, hi, op.overflow), np.int64)
+    return np.asarray(overflowed(n, lo, hi, op.overflow), dtype)
+
+
+def _rounded_in_parts(
+    x: NDArray[Any], factor: NDArray[np.float64], lo: Int64, hi: Int64, rounding: Callable[..., Any], dtype: DTypeLike
+) -> NDArray[Any]:
+    """``clip(round(x * factor), lo, hi)`` for powers of two, in parts that stay in the cache and in the data's own float type.
+
+    float32 holds the product exactly (an overflow to infinity is clipped, an underflow rounds as zero does), and integers of
+    up to 24 bits; wider ones take float64.
+    """
+    narrow = x.dtype == np.float32 and max(abs(int(lo.min(initial=0))), abs(int(hi.max(initial=0)))) < 1 << 24
+    kind = np.float32 if narrow else np.float64
+    by, low, high = (np.asarray(v.flat[0] if (v == v.flat[0]).all() else v, kind) for v in (factor, lo, hi))
+    out = np.empty(x.shape, dtype)
+    step = max(1, (1 << 16) // max(1, math.prod(x.shape[1:])))
+    for k in range(0, len(x), step):
+        part = np.multiply(x[k : k + step], by, dtype=kind)
+        rounding(part, out=part)
+        np.clip(part, low, high, out=part)
+        out[k : k + step] = part
+    return out
 
 
 _IN_FLOAT = {Rounding.RND_CONV: np.rint, Rounding.TRN: np.floor}

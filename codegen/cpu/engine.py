@@ -22,7 +22,7 @@ from ..project import Project
 from .emit import emit
 from .interface import storage_type
 
-__all__ = ["FLAGS", "Engine", "build", "load"]
+__all__ = ["FLAGS", "Engine", "build", "load", "storage_dtype"]
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi", "-fno-trapping-math")
 
@@ -51,7 +51,8 @@ class Engine:
         if any(a.shape[0] != events for a in arrays):
             raise CompileError("inputs", f"must have the same number of events, not {[a.shape[0] for a in arrays]}")
         outputs = [
-            np.empty((events, *t.shape), _dtype(t)) for t in (self.graph.nodes[o.node].type for o in self.graph.outputs)
+            np.empty((events, *t.shape), storage_dtype(t))
+            for t in (self.graph.nodes[o.node].type for o in self.graph.outputs)
         ]
         function = self._function
         step = -(-events // max(threads, 1) // 64) * 64 or 1
@@ -87,7 +88,7 @@ class Engine:
         found: dict[int, tuple[Any, Any, bool]] = {}
         for i in self.graph.inputs:
             t = self.graph.nodes[i].type
-            kind, (lo, hi, _) = np.iinfo(_dtype(t)), t.arrays()
+            kind, (lo, hi, _) = np.iinfo(storage_dtype(t)), t.arrays()
             found[i] = (lo, hi, bool((lo == kind.min).all() and (hi == kind.max).all()))
         return found
 
@@ -105,7 +106,7 @@ class Engine:
                 f"not {x.dtype} of {list(x.shape)}",
             )
         lo, hi, full = self._limits[i]
-        dtype = _dtype(node.type)
+        dtype = storage_dtype(node.type)
         if not (full and x.dtype == dtype) and x.size and bool((x < lo).any() or (x > hi).any()):
             raise CompileError(
                 f"input {node.name}", f"raw data must be within {node.type.fixed.lo}..{node.type.fixed.hi}"
@@ -113,7 +114,8 @@ class Engine:
         return np.ascontiguousarray(x, dtype)
 
 
-def _dtype(t: Tensor) -> np.dtype[Any]:
+def storage_dtype(t: Tensor) -> np.dtype[Any]:
+    """How raw integers of a tensor lie in memory."""
     return np.dtype(storage_type(t).removesuffix("_t"))
 
 

@@ -30,6 +30,7 @@ from ..dataflow import Timing
 from ..layer_costs import LARGEST_UNROLLED, unrolled_size
 from ..project import Project
 from ..schedule import Schedule, check_schedule, matrices
+from .folded_top import folded_calls, folded_timing, folded_top
 from .functions import layer_function
 from .grids import Grid, common_grid, grid_of
 from .hosted import hosted_transposes, in_order
@@ -40,7 +41,7 @@ from .stream_plan import StreamPlan, stream_plan
 from .stream_top import bench_call, stream_parameters, stream_timing, stream_top
 from .tables import Tables
 from .testbench import testbench
-from .top import array_call, dataflow_top, parameters, top_function
+from .top import array_call, parameters, top_function
 
 __all__ = ["SUPPORTED", "Hls", "check", "emit"]
 
@@ -66,7 +67,7 @@ class Hls:
     """A written HLS project: its files, the name of the top function, the graph that it equals, and its schedule.
 
     `call`: what a test bench does with arrays of one event. `order`: the axes in which an input's data enter, by name,
-    where that is not the model's. `timing`: when words are handled, in the stream architecture.
+    where that is not the model's. `timing`: when words are handled, in the stream architecture or where layers are folded.
     """
 
     project: Project
@@ -155,13 +156,14 @@ def emit(
         when = stream_timing(stream, schedule, device, clock_ns)
         firmware, call = _stream_firmware(stream, when, schedule), tuple(bench_call(stream))
     else:
-        firmware, call = _firmware(design, schedule), (array_call(design),)
+        firmware, when = _firmware(design, schedule, device, clock_ns)
+        call = (array_call(design),)
     project = Project(
         {
             **firmware,
             **testbench(design, in_order(inputs, order), outputs, call),
             **helpers(schedule),
-            **scripts(design, device, clock_ns, schedule, order),
+            **scripts(design, device, clock_ns, schedule, order, when),
         }
     )
     return Hls(project, design.top, graph, design, call, order, schedule, when)
@@ -193,7 +195,10 @@ def _random_vectors(graph: Graph) -> tuple[dict[str, Int64], dict[str, Int64]]:
     return inputs, evaluate(graph, inputs)
 
 
-def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
+def _firmware(
+    design: Plan, schedule: Schedule, device: Device, clock_ns: float
+) -> tuple[dict[str, str], Timing | None]:
+    """`firmware/` of a parallel design, and its timing where layers are folded."""
     known: dict[tuple[str, bytes], str] = {}
     parts: list[_Part] = []
     for function in design.functions:
@@ -201,9 +206,14 @@ def _firmware(design: Plan, schedule: Schedule) -> dict[str, str]:
         text = layer_function(design, function, tables, schedule)
         parts.append(_Part(function.name, f"layer {function.layer}", text, tables))
     constants = Tables(design.taken, known)
-    top = (dataflow_top if schedule.folded else top_function)(design, constants, schedule)
+    if schedule.folded:
+        calls = folded_calls(design, schedule, constants)
+        when = folded_timing(design, calls, schedule, device, clock_ns)
+        top = folded_top(design, calls, when, schedule)
+    else:
+        when, top = None, top_function(design, constants, schedule)
     about = "one function per layer, and the top function that calls them."
-    return _files(design, about, parts, [*constants.texts.values(), top], parameters(design), "")
+    return _files(design, about, parts, [*constants.texts.values(), top], parameters(design), ""), when
 
 
 def _stream_firmware(stream: StreamPlan, when: Timing, schedule: Schedule) -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...hw_targets.devices import Device
-from ..schedule import ARCHITECTURES, INTERFACES, Schedule
+from ..dataflow import Timing
+from ..schedule import ARCHITECTURES, INTERFACES, LayerSchedule, Schedule
 from .plan import Plan
 from .templates import render
 from .testbench import ports
@@ -23,9 +24,14 @@ def helpers(schedule: Schedule) -> dict[str, str]:
 
 
 def scripts(
-    design: Plan, device: Device, clock_ns: float, schedule: Schedule, order: Mapping[str, tuple[int, ...]]
+    design: Plan,
+    device: Device,
+    clock_ns: float,
+    schedule: Schedule,
+    order: Mapping[str, tuple[int, ...]],
+    when: Timing | None,
 ) -> dict[str, str]:
-    """`build_hls.tcl`, `hls_config.cfg`, `Makefile`, `README.md`."""
+    """`build_hls.tcl`, `hls_config.cfg`, `Makefile`, `README.md`. `when`: the timing of a stream or folded design."""
     inputs, outputs = ports(design)
     nodes = [*design.graph.inputs, *(o.node for o in design.graph.outputs)]
     rows = [
@@ -45,15 +51,23 @@ def scripts(
         "standard": CPP_STANDARD,
         "name": design.graph.name,
         "device": device.description,
-        "ii": schedule.ii,
+        "ii": when.ii if when else schedule.ii,
+        "stream": schedule.architecture == "stream",
         "architecture": f"{schedule.architecture} ({ARCHITECTURES[schedule.architecture]})",
         "interface": f"{interface} ({INTERFACES[interface]})",
         "inputs": rows[: len(inputs)],
         "outputs": rows[len(inputs) :],
-        "layers": [(f.name, f.layer) for f in design.functions],
+        "layers": [(f.name, f.layer, _told(schedule, f.layer)) for f in design.functions],
     }
     names = ("build_hls.tcl", "hls_config.cfg", "Makefile", "README.md")
     return {name: render(name, **values) for name in names}
+
+
+def _told(schedule: Schedule, layer: str) -> str:
+    """The strategy of a layer, where it is not the plain one."""
+    own = schedule.of(layer)
+    uses = f", each multiplier used {own.reuse} times" if own.reuse > 1 else ""
+    return f"{own.strategy}{uses}" if own != LayerSchedule() else ""
 
 
 def _shape(shape: list[int], axes: tuple[int, ...] | None) -> str:

@@ -38,7 +38,7 @@ def process_function(plan: Plan, stage: Stage, tables: Tables, schedule: Schedul
     """The C++ function of one process, after its shift-add network where it has one."""
     writers = {
         "words": _words, "copies": _copies, "matrix": _matrix, "network": _network, "reduce": reduce,
-        "window": window, "buffer": _buffer, "join": _join, "sequence": _sequence,
+        "window": window, "buffer": _buffer, "pick": _pick, "join": _join, "sequence": _sequence,
     }  # fmt: skip
     arguments = [f"{fifo(plan, e)} &{e.name}" for e in (*stage.ins, *stage.outs)]
     lines = writers[stage.kind](plan, stage, tables)
@@ -83,6 +83,18 @@ def _copies(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
     (source,) = stage.ins
     writes = [f"{e.name}.write({source.variable});" for e in stage.outs]
     return each_word("word", source.words, [*read(plan, source), *writes], f"{stage.name}_words")
+
+
+def _pick(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
+    """Some of the channels of each word."""
+    (source,), (out,), b = stage.ins, stage.outs, stage.detail
+    assert isinstance(b, Buffered)
+    at = "lane" if out.lanes > 1 else "0"
+    if not np.array_equal(b.index, np.arange(out.lanes)):
+        at = tables.parameter(f"{stage.name}_from", b.index, at, f"{stage.name}: which channel each one is")
+    lines = each_lane(stage.name, out.lanes, [f"{lane_of(out)} = {source.variable}.at[{at}];"])
+    inner = [*read(plan, source), *declare(plan, out), *lines, write(out)]
+    return each_word("word", out.words, inner, f"{stage.name}_words")
 
 
 def _join(plan: Plan, stage: Stage, tables: Tables) -> list[str]:

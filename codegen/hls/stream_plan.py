@@ -420,7 +420,13 @@ class _Planner:
             index = np.arange(size).reshape(shape).transpose(node.op.axes)
         lanes = node.type.shape[-1] if node.type.shape else 1
         source = self._use(self.plan.storage[x])
-        self.form[nest.end] = node.type.size // lanes, lanes
+        words = node.type.size // lanes
+        self.form[nest.end] = words, lanes
+        own = index.reshape(words, lanes) - np.arange(words)[:, None] * source.lanes
+        if words == source.words and (own == own[:1]).all() and own.min() >= 0 and own.max() < source.lanes:
+            every, picked = np.arange(words), Buffered(own[0], source.lanes, 1)
+            self._append("pick", layer, name, nest, (source,), words, {source.name: every}, every, {x: source}, picked)
+            return
         stage = _buffer(name, layer, nest, source, index.reshape(-1), lanes, None)
         self.stages.append(replace(stage, operands={x: source}))
 

@@ -16,8 +16,8 @@ from .stream_plan import Edge, Stage
 from .tables import Tables
 
 __all__ = [
-    "PIPELINE", "WordBody", "declare", "each_lane", "each_word", "fifo", "lane_of", "pipelined", "read", "totals", "when", "word_body",
-    "word_type", "write",
+    "PIPELINE", "WordBody", "declare", "each_lane", "each_word", "fifo", "lane_of", "pipelined", "read", "totals", "when",
+    "word_body", "word_type", "write",
 ]  # fmt: skip
 
 PIPELINE = "PIPELINE II=1 style=flp"

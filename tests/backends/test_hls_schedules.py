@@ -169,3 +169,19 @@ def test_weights_are_stored_in_their_own_width():
     text = hls.project.files["firmware/net.cpp"]
     assert "#pragma HLS ARRAY_RESHAPE variable=dense_1_weights complete dim=2" in text
     assert "#pragma HLS BIND_STORAGE variable=dense_1_weights type=rom_1p impl=lutram" in text
+
+
+def test_an_array_that_passes_layers_by_holds_the_events_on_the_way():
+    rng = np.random.default_rng(6)
+    b = Builder("bypass")
+    x = b.add(Input((8,), Fixed(-8, 7, -2)), name="x")
+    h = x
+    for k in range(4):
+        h = b.add(Linear(rng.integers(-8, 8, (8, 8)), -3), h, name=f"layer_{k}")
+        h = b.add(Quantize(Fixed(-8, 7, -2), Rounding.RND, Overflow.SAT), h, name=f"act_{k}")
+    graph = b.graph([Output("y", b.add(Add(), h, x, name="sum"))])
+    text = exact(graph, resource(layer_0=8, layer_1=8, layer_2=8, layer_3=8))
+    (depth,) = re.findall(r"STREAM variable=x_\d type=pipo depth=(\d+)", text)
+    assert 4 <= int(depth) <= 6  # an event in each of the four layers, and one on either side
+    plain = exact(graph, Schedule())
+    assert "pipo" not in plain

@@ -1,5 +1,6 @@
 """FIFO depths from the schedule: with them nothing waits, and with less on a residual path something does."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -116,3 +117,10 @@ def test_depth_of_a_residual_is_the_delay_of_the_long_branch():
     # words that enter until the first product is there: a padded row, two elements, and the pipelines at a word a cycle
     delay = (columns + 2) + 2 + 1 + 2 + 5 + 3
     assert columns < t.depths["skip"] <= delay
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_deeper_pipelines_than_estimated_never_deadlock(name):
+    processes = NETWORKS[name]
+    deeper = [dataclasses.replace(p, latency=p.latency * 4) for p in processes]
+    assert run(deeper, timing(processes).depths) is not None

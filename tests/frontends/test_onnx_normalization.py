@@ -5,6 +5,9 @@ import pytest
 from onnx_models import Net, standard
 
 import hwcompile as hc
+from hwcompile import CompileError
+from hwcompile.frontends.onnx import read_onnx
+from hwcompile.frontends.real import evaluate_real
 
 
 def calibrated(net, y, x, bits=14, tolerance=0.01):
@@ -132,3 +135,21 @@ def test_swish_and_powers():
     assert all((a == b).all() for a, b in zip(got, standard(model, x)))
     net = Net((4,))
     calibrated(net, net.op("Pow", "x", net.const(1.5)), np.abs(x) + 0.5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"scale": 0.25}, {"q_num_heads": 2, "kv_num_heads": 2}])
+def test_attention(settings):
+    flat = "q_num_heads" in settings
+    shape = (4, 6) if flat else (2, 4, 3)
+    net = Net(shape, opset=23)
+    model = net.model(net.op("Attention", "x", net.op("Relu", "x"), net.op("Neg", "x"), **settings))
+    x = data(*shape, events=20)
+    real = read_onnx(model)
+    got = evaluate_real(real, {"x": x})[real.outputs[0][1]]
+    np.testing.assert_allclose(got, standard(model, x)[0], atol=1e-5)
+
+
+def test_attention_with_a_mask_is_refused():
+    net = Net((2, 4, 3), opset=23)
+    with pytest.raises(CompileError, match="is_causal must be 0, not 1; write out the attention"):
+        read_onnx(net.model(net.op("Attention", "x", "x", "x", is_causal=1)))

@@ -115,6 +115,91 @@ def test_selections():
     exact(net, *outputs, shape=(3, 4))
 
 
+def test_the_batch_axis_may_move():
+    """Around recurrent layers it is second: what is elementwise, layout or a reduction follows it."""
+    net = Net((3, 4))
+    x = net.quant("x", 0.25, 6)
+    t = net.op("Transpose", x, perm=[1, 0, 2])  # [3, batch, 4]
+    c = net.const(np.arange(12).reshape(3, 1, 4) / 4)
+    two, one = net.const([2], np.int64), net.const([0], np.int64)
+    parts = [net.op("Add", t, c), net.op("Relu", net.op("Concat", t, t, axis=2)), net.op("Slice", t, one, two, one),
+             net.op("ReduceSum", t, two, keepdims=1), net.op("Unsqueeze", t, one),
+             net.op("Reshape", t, net.const([3, -1, 2, 2], np.int64)),
+             net.op("MatMul", t, net.const(np.arange(8).reshape(4, 2))), net.op("Mul", t, net.op("ReduceMax", t, two))]  # fmt: skip
+    front = [net.op("Transpose", p, perm=perm) for p, perm in zip(parts, (
+        [1, 0, 2], [1, 0, 2], [1, 0, 2], [1, 0, 2], [2, 0, 1, 3], [1, 0, 2, 3], [1, 2, 0], [1, 0, 2]))]  # fmt: skip
+    last = net.op("Gather", t, net.const(-1, np.int64), axis=0)  # [batch, 4]
+    pooled = net.op("ReduceMax", t, one, keepdims=0)  # [batch, 4]
+    exact(net, *front, last, pooled, shape=(3, 4))
+
+
+def test_the_batch_axis_may_join_another():
+    """Heads of an attention count with the events, and so do particles in front of a shared matrix."""
+    net = Net((3, 4))
+    x = net.quant("x", 0.25, 6)
+    rows = net.op(
+        "Relu",
+        net.op("MatMul", net.op("Reshape", x, net.const([-1, 4], np.int64)), net.const(np.arange(8).reshape(4, 2) - 3)),
+    )
+    heads = net.op(
+        "Reshape", net.op("Transpose", x, perm=[1, 0, 2]), net.const([3, -1, 2], np.int64)
+    )  # [3, batch x 2, 2]
+    turned = net.op("Transpose", heads, perm=[1, 0, 2])
+    scores = net.op("MatMul", turned, net.op("Transpose", turned, perm=[0, 2, 1]))
+    back = net.op("Transpose", net.op("Reshape", heads, net.const([3, -1, 4], np.int64)), perm=[1, 0, 2])
+    outputs = [
+        net.op("Reshape", rows, net.const([-1, 3, 2], np.int64)),
+        net.op("Reshape", scores, net.const([-1, 2, 3, 3], np.int64)),
+        back,
+    ]
+    exact(net, *outputs, shape=(3, 4))
+
+
+def test_an_operator_that_needs_the_batch_axis_in_front_says_so():
+    net = Net((3, 4))
+    y = net.op("GlobalMaxPool", net.op("Transpose", net.quant("x"), perm=[1, 0, 2]))
+    with pytest.raises(
+        CompileError, match=r"needs the batch axis in front, not shape \[3, 'batch', 4\]; transpose before it"
+    ):
+        hc.compile(net.model(y), backends=())
+    net = Net((3, 4))
+    x = net.quant("x")
+    with pytest.raises(CompileError, match="must have their batch axes at the same place"):
+        hc.compile(net.model(net.op("Add", x, net.op("Transpose", x, perm=[1, 0, 2]))), backends=())
+
+
+@pytest.mark.parametrize("axis,shape", [(0, (1, 24)), (1, (1, 24)), (-3, (1, 24)), (2, (2, 12))])
+def test_flatten_of_a_file_for_one_event(axis, shape):
+    net = Net((2, 3, 4))
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    model = net.model(net.op("Flatten", net.quant("x", 0.25, 6), axis=axis))
+    x = np.random.default_rng(0).integers(-9, 9, (1, 2, 3, 4)) / 4
+    want = standard(model, x)[0]
+    assert want.shape == shape
+    assert (hc.compile(model, backends=()).predict(x, engine="reference").reshape(shape) == want).all()
+    many = np.random.default_rng(0).integers(-9, 9, (7, 2, 3, 4)) / 4
+    assert (
+        hc.compile(model, backends=()).predict(many, engine="reference").reshape(7, -1) == many.reshape(7, -1)
+    ).all()
+
+
+def test_flatten_that_would_join_events_is_refused():
+    net = Net((2, 3))
+    with pytest.raises(
+        CompileError, match="axis 0 joins the batch axis with others; export it with axis=1, or for one event"
+    ):
+        hc.compile(net.model(net.op("Flatten", net.quant("x"), axis=0)), backends=())
+
+
+def test_division_by_data_is_a_table():
+    net = Net((4,))
+    x = net.quant("x", 0.25, 6)
+    y = net.op("Add", net.op("Abs", x), net.const(1.0))
+    inverse = [net.quant(net.op("Div", net.const(c), y), 2.0**-8, 12) for c in (1.0, 3.0)]
+    for got, want in zip(*run(net, *inverse, shape=(4,))):
+        assert np.abs(got - want).max() <= 2.0**-8
+
+
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_depth_and_space(mode):
     net = Net((8, 2, 3))

@@ -154,20 +154,18 @@ static void logits(hls::stream<Word<largest_out_t, 2> > &largest_out, hls::strea
 #pragma HLS AGGREGATE variable=y_word
     y_t totals[3];
 #pragma HLS ARRAY_PARTITION variable=totals complete dim=0
-    logits_rows: for (int row = 0; row < 1; row++) {
 #pragma HLS PIPELINE II=1 style=flp
-        largest_out_word = largest_out.read();
-        logits_lanes: for (int lane = 0; lane < 3; lane++) {
+    largest_out_word = largest_out.read();
+    logits_lanes: for (int lane = 0; lane < 3; lane++) {
 #pragma HLS UNROLL
-            totals[lane] = 0;
-            logits_k: for (int k = 0; k < 2; k++) {
+        totals[lane] = 0;
+        logits_k: for (int k = 0; k < 2; k++) {
 #pragma HLS UNROLL
-                totals[lane] += largest_out_word.at[k] * from_raw<logits_weights_t>(logits_weights[0][lane * 2 + k]);
-            }
-            y_word.at[lane] = totals[lane];
+            totals[lane] += largest_out_word.at[k] * from_raw<logits_weights_t>(logits_weights[0][lane * 2 + k]);
         }
-        y.write(y_word);
+        y_word.at[lane] = totals[lane];
     }
+    y.write(y_word);
 }
 
 void image(hls::stream<Word<x_t, 2> > &x, hls::stream<Word<y_t, 3> > &y) {
