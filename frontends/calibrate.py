@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ class _Task:
     data: Mapping[str, NDArray[Any]]
     values: list[Float]
     sites: tuple[_Site, ...]
+    made: dict[tuple[_Site, int], Quant] = field(default_factory=dict)
 
     def distance(self, widths: Mapping[_Site, int]) -> Deviation:
         quantized = self.apply(widths)
@@ -171,12 +173,22 @@ class _Task:
     def members(self, site: _Site) -> list[int]:
         """The nodes whose precision the site decides: its own, and those of the same group."""
         group = self.model.nodes[site.node].group
-        return [i for i, n in enumerate(self.model.nodes) if n.group == group] if group else [site.node]
+        return self._groups[group] if group else [site.node]
+
+    @cached_property
+    def _groups(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for i, node in enumerate(self.model.nodes):
+            found.setdefault(node.group, []).append(i)
+        return found
 
     def quantizer(self, site: _Site, bits: int) -> Quant:
         """Of a value, for what all members take in the data."""
-        values = [self.values[i] for i in self.members(site)]
-        return _value_quantizer(values[0] if len(values) == 1 else np.concatenate(values), bits, site)
+        if (site, bits) not in self.made:
+            values = [self.values[i] for i in self.members(site)]
+            joined = values[0] if len(values) == 1 else np.concatenate(values)
+            self.made[site, bits] = _value_quantizer(joined, bits, site)
+        return self.made[site, bits]
 
     def apply(self, widths: Mapping[_Site, int]) -> RealModel:
         """The model with a quantizer at every site."""

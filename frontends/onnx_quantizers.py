@@ -13,6 +13,7 @@ from ..ir.rounding import Rounding
 from .onnx_context import Codes, Const, Context, Ref, Value
 from .real import (
     Bipolar,
+    Offset,
     Quant,
     Scale,
     quantized,
@@ -188,6 +189,9 @@ def _dequantize_linear(c: Context) -> Value:
             and np.array_equal(x.codes.scale, c.event(scale, rank))
             and np.array_equal(x.codes.zero, c.event(zero, rank))
         )
+        if x.codes is None and c.is_whole(x):  # integers that a file begins with
+            moved = c.add(Offset(-c.event(zero, rank).astype(np.float64)), x.index, suffix=".zero").index
+            return c.add(Scale(c.event(scale, rank)), moved if np.any(zero) else x.index)
         if not same:
             raise c.error("must have the scale and zero point of the QuantizeLinear before it")
         return replace(x, codes=None)

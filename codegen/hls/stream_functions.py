@@ -44,12 +44,13 @@ def process_function(plan: Plan, stage: Stage, tables: Tables, schedule: Schedul
     lines = writers[stage.kind](plan, stage, tables)
     network_text = [_network_text(plan, stage)] if stage.kind == "network" else []
     return "\n".join(
-        [*network_text, f"// {_described(plan, stage, schedule)}", *signature(f"static void {stage.name}", arguments),
+        [*network_text, *_described(plan, stage, schedule), *signature(f"static void {stage.name}", arguments),
          *indented(lines), "}", ""]
     )  # fmt: skip
 
 
-def _described(plan: Plan, stage: Stage, schedule: Schedule) -> str:
+def _described(plan: Plan, stage: Stage, schedule: Schedule) -> list[str]:
+    """What the process does, and in which words."""
     node = plan.graph.nodes[stage.nest.end]
     words = " and ".join(f"{e.words} words of {e.lanes}" for e in stage.ins) or "nothing"
     result = f"{stage.outs[0].words} words of {stage.outs[0].lanes}"
@@ -64,7 +65,7 @@ def _described(plan: Plan, stage: Stage, schedule: Schedule) -> str:
         f = stage.detail
         uses = f", {f.multipliers} multipliers, each used {f.reuse} times a row" if f.reuse > 1 else ""
         what += f"; {schedule.of(stage.layer).strategy}{uses}"
-    return f"{what}; {words} -> {result}; {plan.grids[stage.nest.end]}"
+    return [f"// {what}", f"// {words} -> {result}; {plan.grids[stage.nest.end]}"]
 
 
 # ---- elementwise and layout ---------------------------------------------------------------------------------------------
@@ -182,12 +183,8 @@ def _matrix(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
         *loop("k", f.inputs, [term], f"{stage.name}_k"),
         *when(last, body.behind(total)),
     ]
-    starts = [f"{v} == 0" for v in (group, step) if v]
-    others = stage.ins[1:]
     lines = [
-        *when(starts, [f"{source.variable} = {source.name}.read();"]),
-        *when([*last[:1], *starts] if word else starts, [f"{e.variable} = {e.name}.read();" for e in others])
-        * bool(others),
+        *_words_taken(stage, f),
         *loop("lane", f.lanes, lines, f"{stage.name}_lanes"),
         *when([*last, *([f"group == {f.groups - 1}"] if group else [])], [write(out)]),
     ]
@@ -196,6 +193,16 @@ def _matrix(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
         lines = loop(variable, count, lines, f"{stage.name}_{variable}s", "") if count > 1 else lines
     words = [line for e in (*stage.ins, out) for line in declare(plan, e)]
     return [*_memory(plan, memory, i, f), *words, *totals(plan.types[i], out.lanes), *lines]
+
+
+def _words_taken(stage: Stage, f: Folding) -> list[str]:
+    """In the first step of each word of the row the word; in that of the last one also what is added behind the matrix."""
+    source, *others = (f"{e.variable} = {e.name}.read();" for e in stage.ins)
+    starts = [f"{v} == 0" for v, n in (("group", f.groups), ("step", f.steps)) if n > 1]
+    if f.words == 1:
+        return when(starts, [source, *others])
+    added = when([f"word == {f.words - 1}", *starts], others) if others else []
+    return [*when(starts, [source]), *added]
 
 
 def _memory(plan: Plan, memory: str, i: int, f: Folding) -> list[str]:

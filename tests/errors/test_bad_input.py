@@ -171,7 +171,7 @@ def test_files(tmp_path):
 
 def test_options(tmp_path):
     assert refused(MODEL, "--target", "vu9").startswith("target: 'vu9' is not known; nearest are vu9p")
-    assert refused(MODEL, "--backend", "rtl,vhdl") == "backend: 'vhdl' is not known; known: rtl, hls, cpu"
+    assert refused(MODEL, "--backend", "rtl,vhdl") == "backend: 'vhdl' is not known; known: rtl, hls, cpu, gpu"
     assert "--bits and --tolerance need a model with open precisions" in refused(MODEL, "--bits", 8)
     assert "the period must be between 0.1 and 1,000,000 ns, not 0.01" in refused(
         MODEL, "--clock-ns", 0.01, "--backend", "cpu"

@@ -196,6 +196,14 @@ def test_inputs_of_narrow_integers_have_their_precision():
     assert (design.predict(x, engine="reference") == x @ (np.arange(8).reshape(4, 2) - 3)).all()
 
 
+def test_integers_that_a_file_begins_with_are_dequantized():
+    net = Net((4,))
+    net.inputs[0].type.tensor_type.elem_type = TensorProto.INT8
+    y = net.op("DequantizeLinear", "x", net.const(0.5), net.const(3, np.int8))
+    x = np.random.default_rng(0).integers(-128, 128, (30, 4))
+    assert (hc.compile(net.model(y), backends=()).predict(x, engine="reference") == (x - 3) / 2).all()
+
+
 def test_every_engine_on_a_network_of_choices():
     net = Net((6,))
     x = net.quant("x", 0.25, 6)

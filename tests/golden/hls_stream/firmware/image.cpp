@@ -9,7 +9,8 @@
 #pragma GCC diagnostic ignored "-Wunused-label"
 #endif
 
-// x: the same words for 2 readers; 20 words of 2 -> 20 words of 2; -8..7 * 2^-2
+// x: the same words for 2 readers
+// 20 words of 2 -> 20 words of 2; -8..7 * 2^-2
 static void x_copies(
         hls::stream<Word<x_t, 2> > &x,
         hls::stream<Word<x_t, 2> > &x_1,
@@ -22,7 +23,8 @@ static void x_copies(
     }
 }
 
-// window: line buffer; 20 words of 2 -> 20 words of 18; -8..7 * 2^-2
+// window: line buffer
+// 20 words of 2 -> 20 words of 18; -8..7 * 2^-2
 static void window(hls::stream<Word<x_t, 2> > &x_1, hls::stream<Word<window_out_t, 18> > &window_out) {
     Word<x_t, 2> lines[2][7]; // the last rows
 #pragma HLS AGGREGATE variable=lines
@@ -73,7 +75,8 @@ static void window(hls::stream<Word<x_t, 2> > &x_1, hls::stream<Word<window_out_
     }
 }
 
-// Layer conv: linear, add, quantize; resource, 6 multipliers, each used 6 times a row; 20 words of 18 and 20 words of 2 -> 20 words of 2; 0..15 * 2^-1
+// Layer conv: linear, add, quantize; resource, 6 multipliers, each used 6 times a row
+// 20 words of 18 and 20 words of 2 -> 20 words of 2; 0..15 * 2^-1
 static void conv(
         hls::stream<Word<window_out_t, 18> > &window_out,
         hls::stream<Word<x_t, 2> > &x_2,
@@ -93,8 +96,6 @@ static void conv(
 #pragma HLS PIPELINE II=1 style=flp
             if (step == 0) {
                 window_out_word = window_out.read();
-            }
-            if (step == 0) {
                 x_2_word = x_2.read();
             }
             conv_lanes: for (int lane = 0; lane < 2; lane++) {
@@ -119,7 +120,8 @@ static void conv(
     }
 }
 
-// Layer largest: reduce_max; 20 words of 2 -> 1 words of 2; 0..15 * 2^-1
+// Layer largest: reduce_max
+// 20 words of 2 -> 1 words of 2; 0..15 * 2^-1
 static void largest_2(hls::stream<Word<relu_t, 2> > &relu, hls::stream<Word<largest_out_t, 2> > &largest_out) {
     Word<largest_out_t, 2> largest_out_word;
 #pragma HLS AGGREGATE variable=largest_out_word
@@ -145,7 +147,8 @@ static void largest_2(hls::stream<Word<relu_t, 2> > &relu, hls::stream<Word<larg
     }
 }
 
-// Layer logits: linear; latency; 1 words of 2 -> 1 words of 3; -30..75 * 2^-1
+// Layer logits: linear; latency
+// 1 words of 2 -> 1 words of 3; -30..75 * 2^-1
 static void logits(hls::stream<Word<largest_out_t, 2> > &largest_out, hls::stream<Word<y_t, 3> > &y) {
 #pragma HLS ARRAY_PARTITION variable=logits_weights complete dim=0
     Word<largest_out_t, 2> largest_out_word;
