@@ -90,7 +90,7 @@ def intervals(graph: AdderGraph, lo: ArrayLike, hi: ArrayLike) -> tuple[np.ndarr
 
 def signed_width(lo: int, hi: int) -> int:
     """Bits of a two's complement number (unsigned where lo >= 0) that holds lo..hi."""
-    return max(hi.bit_length(), (-1 - lo).bit_length() + 1 if lo < 0 else 0)
+    return max(max(hi, 0).bit_length(), (-1 - lo).bit_length() if lo < 0 else 0) + (lo < 0)
 
 
 def _refuse_wide(graph: AdderGraph, lo: np.ndarray, hi: np.ndarray) -> None:
