@@ -48,6 +48,7 @@ from .verify.compare import EngineResult, Verification, run_engines
 from .verify.fuzz import Fuzzed
 from .verify.fuzz import fuzz as fuzz_engines
 from .verify.proofs import Proof, prove_linear
+from .verify.random_schedules import random_schedule
 from .verify.vectors import make_vectors
 
 __all__ = ["BACKENDS", "Design", "compile", "fuzz", "load", "open_design"]
@@ -489,7 +490,7 @@ def fuzz(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda networks, vectors: None,
 ) -> Fuzzed:
-    """Run random programs over all ops and modes through every engine until `minutes` have passed or one differs."""
+    """Run random programs over all ops, modes and schedules through every engine until `minutes` have passed or one differs."""
     for backend in backends:
         if backend not in BACKENDS:
             raise CompileError("backend", f"'{backend}' is not known", f"known: {', '.join(BACKENDS)}")
@@ -498,9 +499,16 @@ def fuzz(
     if "gpu" in backends:
         gpu.interpret_here()
     device = load_target("vu9p")
-    return fuzz_engines(
-        lambda g: Design(g, g, device, 5.0, tuple(backends))._engines(), minutes, seed, progress=progress
-    )
+
+    def engines(graph: Graph) -> dict[str, Callable[[Mapping[str, Int64]], Mapping[str, Any]]]:
+        design = Design(graph, graph, device, 5.0, tuple(backends))
+        found = design._engines()
+        if "hls" in found:
+            drawn = random_schedule(np.random.default_rng(list(graph.name.encode())), graph)
+            found["hls with a drawn schedule"] = dataclasses.replace(design, schedule=drawn)._run_hls
+        return found
+
+    return fuzz_engines(engines, minutes, seed, progress=progress)
 
 
 def _proof_result(proof: Proof, seconds: float) -> EngineResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """How much was run, and the first failure if there was one. `refused`: graphs that a backend refused by name."""
+    """How much was run, and the first failure if there was one. `refused`: how often an engine refused a graph by name."""
 
     networks: int
     vectors: int
@@ -63,39 +63,47 @@ def fuzz(
     started, networks, vectors, refused = time.monotonic(), 0, 0, 0
     while time.monotonic() - started < 60 * minutes:
         graph = run(random_graph(np.random.default_rng(seed)), PIPELINES["hardware"])
+        graph = replace(graph, name=f"random{seed}")  # what is drawn for a graph, a schedule say, is drawn by its name
         found = difference(graph, engines, seed, events)
-        if found is None:
-            refused += 1
-        elif found[0]:
+        networks, vectors, refused = networks + 1, vectors + found.vectors, refused + found.refused
+        if found.engine:
             failure = _shrunk(graph, engines, seed, events)
-            return Fuzzed(networks + 1, vectors, refused, time.monotonic() - started, failure)
-        else:
-            networks, vectors = networks + 1, vectors + found[2]
+            return Fuzzed(networks, vectors, refused, time.monotonic() - started, failure)
         progress(networks, vectors)
         seed += 1
     return Fuzzed(networks, vectors, refused, time.monotonic() - started, None)
 
 
-def difference(graph: Graph, engines: Engines, seed: int, events: int) -> tuple[str, str, int] | None:
-    """(engine that differs or "", what differs, vectors), or None where a backend refuses the graph."""
+@dataclass(frozen=True)
+class Difference:
+    """The engine that differs ("": none does) and how; vectors that were equal, and engines that refused the graph."""
+
+    engine: str = ""
+    what: str = ""
+    vectors: int = 0
+    refused: int = 0
+
+
+def difference(graph: Graph, engines: Engines, seed: int, events: int) -> Difference:
+    """The first engine that does not equal the reference on random and corner vectors."""
     data = join_vectors(random_vectors(graph, events, seed), corner_vectors(graph))
-    try:
-        results = run_engines(graph, data, engines(graph)).results
-    except CompileError:
-        return None
-    wrong = next((r for r in results if r.mismatches), None)
-    if wrong is None:
-        return "", "", results[0].vectors * (len(results) - 1)
-    return wrong.engine, str(wrong.first), 0
+    vectors = refused = 0
+    for name, engine in engines(graph).items():
+        try:
+            _, result = run_engines(graph, data, {name: engine}).results
+        except CompileError:
+            refused += 1
+            continue
+        if result.mismatches:
+            return Difference(name, str(result.first), vectors, refused)
+        vectors += result.vectors
+    return Difference(vectors=vectors, refused=refused)
 
 
 def _shrunk(graph: Graph, engines: Engines, seed: int, events: int) -> Failure:
-    def seen(g: Graph) -> tuple[str, str, int]:
-        return difference(g, engines, seed, events) or ("", "", 0)
-
-    small = shrink(graph, lambda g: bool(seen(g)[0]))
-    engine, what, _ = seen(small)
-    return Failure(seed, engine, what, small)
+    small = shrink(graph, lambda g: bool(difference(g, engines, seed, events).engine))
+    found = difference(small, engines, seed, events)
+    return Failure(seed, found.engine, found.what, small)
 
 
 def shrink(graph: Graph, fails: Callable[[Graph], bool]) -> Graph:
@@ -125,7 +133,7 @@ def _part(graph: Graph, i: int, cut: frozenset[int]) -> Graph:
         if j not in needed:
             needed.add(j)
             stack.extend(() if j in cut else graph.nodes[j].operands)
-    builder = Builder("shrunk")
+    builder = Builder(graph.name)
     index: dict[int, int] = {}
     for j in sorted(needed):
         node = graph.nodes[j]
