@@ -33,6 +33,7 @@ class Options:
     tolerance: float | None = _option(
         "With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01]."
     )
+    step: bool = _option("Compile one time step of a recurrent network, with its states as inputs and outputs.", False)
     io: str = _option(
         "HLS architecture: parallel (all elements at once) or stream (position after position).", "parallel"
     )
@@ -207,6 +208,7 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
         calibration=options.calibrate,
         bits=options.bits,
         tolerance=options.tolerance,
+        step=options.step,
         schedule=_schedule(options, config),
         goal=_goal(options),
         progress=progress.stage,
@@ -215,7 +217,7 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
     data, labels = read_events(options.data, shapes) if options.data else (None, None)
     if options.verify:
         design.verify(data, events=options.events)
-    if data is None and options.calibrate:
+    if data is None and options.calibrate and not options.step:  # the data are sequences
         data, _ = read_events(options.calibrate, shapes)
     if data is not None:
         design.deviate(data)

@@ -31,6 +31,7 @@ from .frontends.data import match_events, read_events
 from .frontends.lower import lower
 from .frontends.onnx import read_onnx
 from .frontends.real import RealModel, evaluate_real
+from .frontends.recurrent import step_model
 from .hw_targets import Device, load_target, process
 from .hw_targets.verilator import find_verilator
 from .hw_targets.yosys import Failure, Job, Synthesis, synthesize_many
@@ -107,6 +108,7 @@ def compile(
     calibration: Any = None,
     bits: int | None = None,
     tolerance: float | None = None,
+    step: bool = False,
     schedule: Schedule | None = None,
     goal: Goal | None = None,
     progress: Progress = lambda stage, seconds: None,
@@ -116,7 +118,8 @@ def compile(
     `model`: whatever `load` takes, or its result. `clock_ns`: the clock period, the device's own by default.
     `calibration`: float data for a model that leaves precisions open (a path, an array ``[events, *shape]``, or arrays by
     input name), with `bits` for every open width or `tolerance` for the relative RMS deviation of the outputs (0.01 if
-    neither is given). `schedule`: how fast the HLS design shall be (`codegen.schedule`); the layers that it leaves open are
+    neither is given). `step`: compile one time step of a recurrent network, with its states as inputs and outputs
+    (`frontends.recurrent`). `schedule`: how fast the HLS design shall be (`codegen.schedule`); the layers that it leaves open are
     chosen for the `goal` (`codegen.choose`) where there is one. `progress(stage, seconds)` is called after each stage.
 
     Raises `CompileError` for anything that cannot be compiled exactly.
@@ -152,10 +155,14 @@ def compile(
                 "--bits and --tolerance need a model with open precisions and --calibrate data.npz",
                 "leave them out for a quantized model",
             )
+        if step:
+            quantized = real = step_model(quantized)
         with stages("lower"):
             law = run(lower(quantized), PIPELINES["simplify"])
     else:
         assert isinstance(source, Graph)
+        if step:
+            raise CompileError("step", "is for models; a compiled graph has no time steps", "compile the model again")
         law = source
     with stages("realise"):
         hardware = run(law, PIPELINES["hardware"])

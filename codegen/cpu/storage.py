@@ -53,8 +53,8 @@ class Storage:
     @property
     def is_flat(self) -> bool:
         """All elements in order, without gaps."""
-        held = self.index[self.index >= 0]
-        return len(self.index) - len(held) < self.group and bool((held == np.arange(len(held))).all())
+        size = int((self.index >= 0).sum())
+        return len(self.index) - size < self.group and bool((self.index[:size] == np.arange(size)).all())
 
     def starts(self, row: int, size: int) -> Int64 | None:
         """The word at which each run of `row` elements begins, or None where they do not lie so."""

@@ -219,6 +219,8 @@ class _Writer:
         return value
 
     def convert(self, text: str, kind: str) -> str:
+        if text.lstrip("-").isdigit():  # a literal has the type of what it meets
+            return text
         return f"({text}).to({kind})"
 
     def product(self, x: str, y: str) -> str:

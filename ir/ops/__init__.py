@@ -3,6 +3,7 @@
 from .arithmetic import Add, Maximum, Minimum, Mul, Neg, Shift, Sub
 from .base import Op
 from .compare import Compare, Select
+from .forest import Forest
 from .layout import Concat, Gather, Reshape, Transpose
 from .linear import Linear
 from .quantizing import Lookup, Quantize, Requantize
@@ -16,6 +17,7 @@ __all__ = [
     "Compare",
     "Concat",
     "Constant",
+    "Forest",
     "Gather",
     "Input",
     "Linear",
@@ -55,6 +57,7 @@ OPS: dict[str, type[Op]] = {
         Compare,
         Select,  # elementwise, exact
         Linear,  # a constant matrix
+        Forest,  # decision trees
         ReduceSum,
         ReduceMax,
         Reshape,

@@ -87,7 +87,7 @@ def test_dense_formats(kernel, x, most, shape):
     check(graph)
 
 
-@pytest.mark.parametrize("shape", [(3, 8), (3, 7)])
+@pytest.mark.parametrize("shape", [(3, 8), (3, 7), (2, 3)])
 def test_dense_on_several_positions(shape):
     check(dense(Fixed(0, 200, 0), RNG.integers(-9, 10, (shape[-1], 6)), Fixed(-64, 63, 0), shape=shape))
 
