@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from .ir.errors import CompileError
 
 if TYPE_CHECKING:
-    from .driver import Design, compile, load, open_design
+    from .design import Design
+    from .driver import compile, load, open_design
     from .hw_targets import load_target, targets
 
 __all__ = ["CompileError", "Design", "compile", "load", "load_target", "open_design", "targets"]
 
 _HOMES = {
-    "Design": "driver",
+    "Design": "design",
     "compile": "driver",
     "load": "driver",
     "open_design": "driver",

@@ -101,7 +101,7 @@ def _check_type(where: str, key: str, value: Any, kind: str) -> None:
 
 def _check_options(options: Options) -> None:
     """What can be said before any work is done."""
-    from .driver import BACKENDS
+    from .design import BACKENDS
     from .hw_targets import load_target
     from .hw_targets.yosys import require
 

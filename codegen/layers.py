@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir.graph import Builder, Graph, Node, Output
-from ..ir.ops import Constant, Input, Linear, Mul, ReduceMax, ReduceSum
+from ..ir.ops import Constant, Forest, Input, Linear, Mul, ReduceMax, ReduceSum
 from ..ir.rounding import Overflow
 
 __all__ = ["Layer", "layers", "subgraph"]
 
-_HEAVY = (Linear, ReduceSum, ReduceMax)
+_HEAVY = (Linear, Forest, ReduceSum, ReduceMax)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ..ir.ops import (
     Compare,
     Concat,
     Constant,
+    Forest,
     Gather,
     Input,
     Linear,
@@ -42,6 +43,7 @@ from ..ir.rational import Affine
 from ..ir.rounding import Overflow, Rounding, round_ratio
 from ..ir.scalar import Code, ScalarGraph, ScalarOutput
 from ..ir.types import MAX_BITS, Fixed, Int64, Tensor
+from .unroll_forest import forest
 from .wires import Unroller, Wire, Wires
 
 __all__ = ["SUPPORTED", "Unrolled", "Wires", "unroll", "unroll_nodes"]
@@ -61,6 +63,7 @@ SUPPORTED: tuple[type[Op], ...] = (
     Compare,
     Select,
     Linear,
+    Forest,
     ReduceSum,
     ReduceMax,
     Reshape,
@@ -330,6 +333,7 @@ _RULES: dict[type[Op], Callable[..., Wires]] = {
     Compare: _compare,
     Select: _elementwise(lambda u, c, x, y: u.chosen(c, x, y)),
     Linear: _linear,
+    Forest: forest,
     ReduceSum: _reduce(lambda u: u.total),
     ReduceMax: _reduce(lambda u: lambda x, y: u.extreme(x, y, True)),
     Reshape: _layout(lambda node, f: f.reshape(node.type.shape)),

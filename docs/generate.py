@@ -58,7 +58,7 @@ def options() -> str:
 
 def support() -> str:
     """Which operators are read and which ops each engine has a rule for, from the tables that the engines work by."""
-    rules = {"cpu": CPU, "gpu": GPU, "rtl": rtl.SUPPORTED, "hls": HLS}
+    rules = {"cpu": CPU, "gpu": GPU, "rtl": rtl.SUPPORTED, "hls": HLS, "hls stream": HLS}
     rows = [
         "# What is supported",
         "",
@@ -76,8 +76,8 @@ def support() -> str:
         "`exact`: the engine gives the reference's integers, tested on random types and all rounding and overflow modes.",
         "`realised`: replaced by exact ops before any backend sees it, proved equal (docs/exactness.md).",
         "",
-        "| op | meaning | reference | cpu | gpu | rtl | hls |",
-        "|---|---|---|---|---|---|---|",
+        "| op | meaning | reference | cpu | gpu | rtl | hls | hls stream |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, op in OPS.items():
         meaning = (op.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")

@@ -268,7 +268,19 @@ RealOp: TypeAlias = (
     | Embedding
 )
 
+
+
+def _po2(x: Float, lowest: float, highest: float, top: float, even: float, floor: float) -> Float:
+    """sign(x) 2**k, k nearest to log2 |x| (or below it, or even), in float32 as QKeras computes it."""
+    size = np.minimum(np.maximum(np.abs(x), 1e-7), top).astype(np.float32)
+    steps = np.log(np.sqrt(size) if even else size) / np.float32(np.log(2.0))
+    k = np.clip(np.floor(steps) if floor else np.round(steps), lowest, highest).astype(np.float64)
+    k = np.where(np.abs(x).astype(np.float32) < np.float32(1e-7), lowest, k * (1 + even))
+    return np.where(x < 0, -1.0, 1.0) * np.exp2(k)
+
+
 FUNCTIONS: dict[str, Callable[..., Float]] = {
+    "po2": _po2,
     "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
     "tanh": np.tanh,
     "exp": np.exp,

@@ -18,7 +18,7 @@ from ..ir.errors import CompileError
 from .devices import Device
 
 __all__ = [
-    "BLOCK_RAM_BITS", "Cost", "adder", "adder_tree", "block_table", "compare", "fifo", "maximum", "memory", "multiplier",
+    "BLOCK_RAM_BITS", "Cost", "adder", "adder_tree", "block_table", "compare", "fifo", "limit", "maximum", "memory", "multiplier",
     "mux", "register", "relu", "round_off", "saturate", "select", "table", "usable_period_ns",
 ]  # fmt: skip
 
@@ -87,6 +87,11 @@ def compare(device: Device, bits: ArrayLike) -> Cost:
     n, d = _floats(bits), device.delay_ns
     delay = _level(device) + d.carry_entry + d.carry_per_bit * device.area.compare_per_bit * n + d.carry_exit
     return _cost(n, lut=device.area.compare_per_bit * n, delay_ns=delay)
+
+
+def limit(device: Device, bits: ArrayLike) -> Cost:
+    """x <= constant as a tree of LUTs over the `bits` of x that can decide it."""
+    return _reduction(device, _floats(bits))
 
 
 def mux(device: Device, bits: ArrayLike) -> Cost:

@@ -17,6 +17,7 @@ from ..ir.ops import (
     Compare,
     Concat,
     Constant,
+    Forest,
     Gather,
     Input,
     Linear,
@@ -38,9 +39,9 @@ from ..ir.ops import (
 from ..ir.ops.compare import RELATIONS
 from ..ir.passes import PIPELINES, run
 from ..ir.rounding import Overflow, Rounding
-from ..ir.types import Fixed, Int64
+from ..ir.types import Fixed, Int64, Tensor
 
-__all__ = ["choices_graph", "random_graph", "random_inputs", "random_quantize", "random_type"]
+__all__ = ["choices_graph", "random_forest", "random_graph", "random_inputs", "random_quantize", "random_type"]
 
 _ROUNDINGS, _OVERFLOWS = tuple(Rounding), tuple(Overflow)
 _WIDEST = 24  # bits; wider values are quantized before they are used again
@@ -156,6 +157,35 @@ def _lookup(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
     return b.add(
         Lookup(rng.integers(-100, 100, (*shape, last - first + 3)), first - 1, int(np.min(t.fixed.exp)), -3), x
     )
+
+
+def random_forest(rng: np.random.Generator, x: Tensor, trees: int, outputs: int, depth: int = 4) -> Forest:
+    """Trees of random shapes up to `depth`, over thresholds within and around what x reaches; some are leaves alone."""
+    lo, hi, exp = x.arrays()
+    grid = exp.reshape(-1, x.shape[-1]).min(axis=0) - rng.integers(0, 2, x.shape[-1])
+    low, high = (np.asarray(f) << exp - grid for f in (lo, hi))
+    low, high = low.reshape(-1, x.shape[-1]).min(axis=0), high.reshape(-1, x.shape[-1]).max(axis=0)
+    nodes: list[tuple[int, int, int, int]] = []
+    leaves = 0
+
+    def grown(room: int) -> int:
+        nonlocal leaves
+        if room == 0 or rng.random() < 0.15:
+            leaves += 1
+            return -leaves
+        n, f = len(nodes), int(rng.integers(x.shape[-1]))
+        nodes.append((0, 0, 0, 0))
+        nodes[n] = (f, int(rng.integers(low[f] - 1, high[f] + 1, endpoint=True)), grown(room - 1), grown(room - 1))
+        return n
+
+    roots = np.array([grown(int(rng.integers(depth + 1))) for _ in range(trees)], np.int64)
+    columns = np.array(nodes, np.int64).reshape(-1, 4).T
+    values = rng.integers(-60, 61, (leaves, outputs)) * (rng.random((leaves, outputs)) < 0.8)
+    return Forest(roots, *columns, values, int(rng.integers(-4, 2)), grid)
+
+
+def _forest(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:
+    return b.add(random_forest(rng, b.type(x), int(rng.integers(1, 6)), int(rng.integers(1, 4))), x)
 
 
 def _reshape(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:

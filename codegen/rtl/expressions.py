@@ -70,6 +70,8 @@ def _repeated(bit: str, times: int) -> str:
 
 def row_lines(code: Code, name: str, width: int, operands: list[Operand], declaration: str) -> list[str]:
     """Lines that declare and compute an arithmetic row; `declaration` is `wire ... name`."""
+    if code is Code.ADD and (joined := _joined(operands, width)):
+        return [f"{declaration} = {joined};"]
     if code in (Code.ADD, Code.SUB):
         x, y = (extended(o, width) for o in operands)
         return [f"{declaration} = {x} {'+' if code is Code.ADD else '-'} {y};"]
@@ -78,6 +80,8 @@ def row_lines(code: Code, name: str, width: int, operands: list[Operand], declar
     if code is Code.MUL:
         x, y = (o.name if o.signed else f"$signed({{1'b0, {o.name}}})" for o in operands)
         return [f"{declaration} = {x} * {y};"]
+    if code is Code.LESS_EQUAL and not operands[1].name and operands[0].name and not operands[0].left:
+        return [f"{declaration} = {_limit(operands[0], operands[1].lo << operands[1].left)};"]
     if code in COMPARISONS:
         lines, test = _test(COMPARISONS[code], name, operands)
         return [*lines, f"{declaration} = {test};"]
@@ -85,6 +89,33 @@ def row_lines(code: Code, name: str, width: int, operands: list[Operand], declar
         x, y, condition = operands
         return [f"{declaration} = {condition.name} ? {extended(x, width)} : {extended(y, width)};"]
     return _extreme(code is Code.MAXIMUM, name, width, operands, declaration)
+
+
+def _joined(operands: list[Operand], width: int) -> str:
+    """The sum of two values that have no bit in common, side by side; "" for others."""
+    low, high = sorted(operands, key=lambda o: o.left)
+    gap = high.left - low.left - low.width
+    if gap < 0 or low.signed or high.signed or not (low.name and high.name) or high.left + high.width > width:
+        return ""
+    parts = [_zeros(width - high.left - high.width), high.name, _zeros(gap), low.name, _zeros(low.left)]
+    return f"{{{', '.join(part for part in parts if part)}}}"
+
+
+def _zeros(bits: int) -> str:
+    return f"{bits}'b0" if bits else ""
+
+
+def _limit(x: Operand, highest: int) -> str:
+    """x <= highest as logic on the bits of x, from the lowest on that can decide it; such logic is shared and merged."""
+    text = ""
+    for k in range(x.width):
+        sign = x.signed and k == x.width - 1
+        low = f"{'' if sign else '~'}{x.name}[{k}]"  # the bit says that x is lower
+        if (highest >> k & 1) ^ sign:
+            text = f"({low} | {text})" if text else ""  # so far, any x is low enough
+        else:
+            text = f"({low} & {text})" if text else low
+    return text or "1'b1"
 
 
 def _extreme(largest: bool, name: str, width: int, operands: list[Operand], declaration: str) -> list[str]:

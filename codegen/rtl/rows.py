@@ -13,7 +13,7 @@ from ...hw_targets.devices import Device
 from ...ir.ops import Lookup, Quantize
 from ...ir.rounding import Overflow, Rounding, round_ratio
 from ...ir.scalar import Code, ScalarGraph
-from ...ir.types import Int64, bit_length
+from ...ir.types import Int64, bit_length, trailing_zeros
 
 __all__ = ["Quantizer", "quantizer", "row_costs", "row_widths", "table_values"]
 
@@ -91,7 +91,10 @@ def _sums(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cost:
     left_a, left_b = _left(s, some, s.a, s.shift_a), _left(s, some, s.b, s.shift_b)
     top = np.maximum(widths[s.a[some]] + left_a, widths[s.b[some]] + left_b)
     wired = np.where(s.code[some] == Code.ADD, np.maximum(left_a, left_b), left_b)  # low bits that pass as wires
-    return costs.adder(device, np.maximum(np.minimum(top, widths[some]) - wired, 1))
+    bits = np.maximum(np.minimum(top, widths[some]) - wired, 1)
+    below = (widths[s.a[some]] + left_a <= left_b) | (widths[s.b[some]] + left_b <= left_a)
+    beside = below & (s.lo[s.a[some]] >= 0) & (s.lo[s.b[some]] >= 0) & (s.code[some] == Code.ADD)  # no bit in common
+    return costs.adder(device, np.where(beside, 0, bits))
 
 
 def _negations(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cost:
@@ -111,7 +114,11 @@ def _comparisons(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> 
     exp_a, exp_b = (s.exp[r].astype(np.int64) + shift[some] for r, shift in ((a, s.shift_a), (b, s.shift_b)))
     lowest = np.minimum(exp_a, exp_b)
     sign = (s.code[some] == Code.LESS) & (s.lo[b] == 0) & (s.hi[b] == 0)  # a bit that is there already
-    return costs.compare(device, np.where(sign, 0, np.maximum(widths[a] + exp_a - lowest, widths[b] + exp_b - lowest)))
+    bits = np.where(sign, 0, np.maximum(widths[a] + exp_a - lowest, widths[b] + exp_b - lowest))
+    limit = (s.code[some] == Code.LESS_EQUAL) & (s.code[b] == Code.CONSTANT)
+    unseen = np.asarray(trailing_zeros((s.lo[b] << np.maximum(exp_b - exp_a, 0)) + 1))  # x <= 0111 looks at the top bit
+    seen = np.clip(widths[a] - unseen, 1, None)
+    return _chosen(limit & (exp_b >= exp_a), costs.limit(device, seen), costs.compare(device, bits))
 
 
 def _choices(s: ScalarGraph, device: Device, widths: Int64, some: Int64) -> Cost:

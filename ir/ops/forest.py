@@ -61,7 +61,9 @@ class Forest(Op):
         absent = (lo == 0) & (hi == 0)
         by = np.where(absent, 0, exp - np.asarray(self.grid))
         if np.any(by < 0):
-            raise refuse(self, f"the operand's grid (exponent {exp.min()}) must not be finer than that of the thresholds")
+            raise refuse(
+                self, f"the operand's grid (exponent {exp.min()}) must not be finer than that of the thresholds"
+            )
         return Fixed(lo, hi, by).at(0)
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:

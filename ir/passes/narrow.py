@@ -11,6 +11,7 @@ from ..ops import (
     Compare,
     Concat,
     Constant,
+    Forest,
     Gather,
     Linear,
     Lookup,
@@ -142,6 +143,8 @@ def _needed(node: Node, k: int, alive: NDArray[np.bool_], operands: tuple[Tensor
     if isinstance(op, Linear):
         counts = exact_matmul(alive.astype(np.int64), (op.weights != 0).T.astype(np.int64), op.weights.shape[1])
         return counts > 0
+    if isinstance(op, Forest):
+        return alive.any(axis=-1, keepdims=True) & np.isin(np.arange(shape[-1]), op.features)
     if isinstance(op, _ELEMENTWISE):
         return _reduced(shape, alive)
     if isinstance(op, Reshape):

@@ -312,9 +312,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_missing_tools_are_named(tmp_path, monkeypatch):
     import hwcompile as hc
-    from hwcompile import driver
+    from hwcompile import design
 
-    monkeypatch.setattr(driver.process, "find_compiler", lambda: None)
+    monkeypatch.setattr(design.process, "find_compiler", lambda: None)
     verification = hc.compile(MODEL, backends=("cpu",)).verify()
     assert [r.note for r in verification.results if not r.vectors] == [
         "not run, no C++ compiler: install g++ or set CXX"
