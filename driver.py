@@ -15,10 +15,14 @@ from .codegen.project import Project, read_manifest
 from .codegen.schedule import LayerSchedule, Schedule
 from .design import BACKENDS, Design, Stages, input_data, missing, shapes
 from .frontends.calibrate import calibrate, open_precisions
+from .frontends.keras import read_keras
+from .frontends.keras_files import KERAS_ENDINGS
 from .frontends.lower import lower
 from .frontends.onnx import read_onnx
 from .frontends.real import RealModel
 from .frontends.recurrent import step_model
+from .frontends.trees_sklearn import is_sklearn, read_sklearn
+from .frontends.trees_xgboost import is_xgboost, read_xgboost
 from .hw_targets import load_target
 from .ir.errors import CompileError
 from .ir.graph import Graph
@@ -39,7 +43,8 @@ Progress = Callable[[str, float], None]
 
 
 def load(source: str | Path | bytes | Any) -> RealModel | Graph:
-    """Read a model: an ONNX file, its bytes or a ``ModelProto``; or a `.hwc` file that hwcompile wrote.
+    """Read a model: an ONNX file, its bytes or a ``ModelProto``; a Keras or QKeras file (.h5, .keras, .json with its weights
+    beside it); trees of XGBoost (.json, .ubj or live) or of scikit-learn (live); or a `.hwc` file that hwcompile wrote.
 
     Raises `CompileError` for files that cannot be read or hold something unsupported.
     """
@@ -51,6 +56,15 @@ def load(source: str | Path | bytes | Any) -> RealModel | Graph:
         )
     if isinstance(source, str | Path) and Path(source).suffix == ".hwc":
         return parse_graph(_read_text(Path(source)), str(source))
+    if isinstance(source, str | Path) and Path(source).suffix in (".pkl", ".pickle", ".joblib"):
+        fix = "load it yourself and give the model, or save it as JSON or ONNX"
+        raise CompileError(str(source), "is a pickle, and reading one runs whatever it holds", fix)
+    if is_xgboost(source):
+        return read_xgboost(source)
+    if is_sklearn(source):
+        return read_sklearn(source)
+    if isinstance(source, str | Path) and Path(source).suffix in KERAS_ENDINGS:
+        return read_keras(source)
     return read_onnx(source)
 
 

@@ -19,6 +19,7 @@ from ..ir.graph import Graph, Node
 from ..ir.ops import (
     Add,
     Compare,
+    Forest,
     Linear,
     Lookup,
     Maximum,
@@ -87,12 +88,15 @@ def constant_digits(weights: np.ndarray) -> np.ndarray:
 def unrolled_size(graph: Graph, without: Collection[int] = ()) -> int:
     """Shifted inputs that the matrices add when every product at every position is hardware: the work of unrolling.
 
-    Signed digits of the weights, without sharing; half of it and less is left of the sums. `without`: nodes left out.
+    Signed digits of the weights, without sharing; half of it and less is left of the sums. A node of a tree counts as one.
+    `without`: nodes left out.
     """
     total = 0
     for i, node in enumerate(graph.nodes):
         if isinstance(node.op, Linear) and i not in without:
             total += int(constant_digits(node.op.weights).sum()) * (node.type.size // node.type.shape[-1])
+        elif isinstance(node.op, Forest):
+            total += len(node.op.features) * (node.type.size // node.type.shape[-1])
     return total
 
 
@@ -141,6 +145,8 @@ def _element(graph: Graph, node: Node, device: Device) -> Cost:
         return costs.table(device, min(max(entries - 1, 1).bit_length(), 20), bits)
     if isinstance(op, Quantize):
         return _quantizer(device, op, operands[0], bits)
+    if isinstance(op, Forest):
+        return _trees(device, op, operands[0], bits)
     if isinstance(op, ReduceSum):
         return costs.adder_tree(device, operands[0].shape[op.axis], bits)
     if isinstance(op, ReduceMax):
@@ -160,6 +166,19 @@ def _quantizer(device: Device, op: Quantize, x: Tensor, bits: int) -> Cost:
     if (acts.clips_low or acts.clips_high) and op.overflow is not Overflow.WRAP:
         found = found.then(costs.saturate(device, max(width_of(x), bits + 1), bits))
     return found
+
+
+def _trees(device: Device, op: Forest, x: Tensor, bits: int) -> Cost:
+    """One output of a forest: its share of the comparisons and of the choices between them, a table per tree, and the sum."""
+    outputs, trees = op.values.shape[1], len(op.roots)
+    tests = len(np.unique(np.stack([op.features, op.thresholds]), axis=1).T) / outputs
+    leaf = max(int(np.abs(op.values).max(initial=0)).bit_length(), 1)
+    compared, chosen = costs.limit(device, max(width_of(x), 1)), costs.mux(device, 1)
+    table = costs.table(device, min(max(int(op.depths.max()), 1), 6), leaf)
+    total = costs.adder_tree(device, trees, bits)
+    lut = tests * compared.lut + len(op.features) / outputs * chosen.lut + trees * table.lut + total.lut
+    levels = max(int(op.depths.max()) - 1, 0) * chosen.delay_ns
+    return replace(total, lut=lut, delay_ns=compared.delay_ns + levels + table.delay_ns + total.delay_ns)
 
 
 def _product(device: Device, a: int, b: int) -> Cost:

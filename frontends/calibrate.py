@@ -15,6 +15,7 @@ from ..ir.ops import Window
 from ..ir.rounding import Rounding
 from .inputs import has_quantizer
 from .lower import exact_weight_bits
+from .lower_trees import exact_leaf_grid, varying
 from .real import (
     Bipolar,
     Clip,
@@ -23,6 +24,7 @@ from .real import (
     Dense,
     Embedding,
     Float,
+    Forest,
     Function,
     Gather,
     Input,
@@ -87,6 +89,7 @@ class _Site:
     """A place whose precision is open: the weights of a node, or its value; `per_element` allows one exponent each.
 
     `positive`: a function that is not defined at zero reads it, so zero is no value of its type if the data have none.
+    `compared`: only decision trees read it, so its range is that of their thresholds.
     """
 
     node: int
@@ -94,6 +97,7 @@ class _Site:
     per_element: bool = False
     clip: bool = True
     positive: bool = False
+    compared: bool = False
 
 
 def open_precisions(model: RealModel) -> tuple[str, ...]:
@@ -187,7 +191,11 @@ class _Task:
         if (site, bits) not in self.made:
             values = [self.values[i] for i in self.members(site)]
             joined = values[0] if len(values) == 1 else np.concatenate(values)
-            self.made[site, bits] = _value_quantizer(joined, bits, site)
+            self.made[site, bits] = (
+                _threshold_quantizer(_thresholds(self.model, site.node), joined, bits)
+                if site.compared
+                else _value_quantizer(joined, bits, site)
+            )
         return self.made[site, bits]
 
     def apply(self, widths: Mapping[_Site, int]) -> RealModel:
@@ -206,6 +214,8 @@ class _Task:
                     op = _quantized_weights(op, widths[s])
                 if s.weights and isinstance(op, Embedding):
                     op = Embedding(_quantized_table(op.table, widths[s]))
+                if s.weights and isinstance(op, Forest):
+                    op = _quantized_leaves(op, widths[s])
                 if s.weights and isinstance(op, Scale):
                     op = Scale(_significant(op.number, widths[s]))
             index = builder.add(op, *(new[j] for j in node.operands), name=node.name, group=node.group)
@@ -239,10 +249,15 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
         op = node.op
         if isinstance(op, Input):
             if not has_quantizer(model, i):
-                found[_Site(i, weights=False, per_element=len(op.shape) == 1)] = None
+                trees = bool(users[i]) and all(isinstance(model.nodes[u].op, Forest) for u in users[i])
+                found[_Site(i, weights=False, per_element=len(op.shape) == 1, compared=trees)] = None
         elif isinstance(op, Dense):
             open_value(node.operands[0])
             if op.ints is None and exact_weight_bits(op) is None:
+                found[_Site(i, weights=True)] = None
+        elif isinstance(op, Forest):
+            open_value(node.operands[0])
+            if exact_leaf_grid(op) is None:
                 found[_Site(i, weights=True)] = None
         elif isinstance(op, Embedding):
             if exact_weight_bits(Dense(op.table)) is None:
@@ -258,7 +273,7 @@ def _sites(model: RealModel, outputs: bool) -> tuple[_Site, ...]:
             found[_Site(i, weights=False)] = None
     if outputs and found:  # a float model's outputs get a precision too; a quantized model's are exact as they are
         for _, i in model.outputs:
-            if not _narrow(model, i):
+            if not _narrow(model, i) and not isinstance(model.nodes[i].op, Forest):  # a sum on the grid of its leaves
                 found[_Site(i, weights=False, clip=False)] = None
     return _one_per_group(model, sorted(found, key=lambda s: (s.node, s.weights)))
 
@@ -350,6 +365,24 @@ def _value_quantizer(values: Float, bits: int, site: _Site) -> Quant:
     return Quant(np.ldexp(1.0, exp), np.zeros((), np.int64), lo, hi, Rounding.RND)
 
 
+def _thresholds(model: RealModel, i: int) -> list[Float]:
+    """What the trees that read node i compare each of its features with."""
+    trees = [n.op for n in model.nodes if isinstance(n.op, Forest) and i in n.operands]
+    return [np.concatenate([t.thresholds[t.features == f] for t in trees]) for f in range(model.nodes[i].shape[-1])]
+
+
+def _threshold_quantizer(thresholds: list[Float], values: Float, bits: int) -> Quant:
+    """The finest grid of each feature that has a step on either side of every threshold: what lies further out may saturate.
+
+    A feature that nothing is compared with has the range of its data.
+    """
+    columns = values.reshape(-1, values.shape[-1]).T
+    signed = any(t.min(initial=1) <= 0 for t in thresholds)
+    lo, hi = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    largest = np.array([np.abs(t if t.size else c).max(initial=0) for t, c in zip(thresholds, columns)])
+    return Quant(np.ldexp(1.0, _exponent(largest, hi - 1)), np.zeros((), np.int64), lo, hi, Rounding.RND)
+
+
 def _best_exponent(values: Float, lo: int, hi: int, clip: bool) -> int:
     """The exponent that holds every value, or up to two less where clipping the tail lowers the mean square error."""
     sample = values[:: max(1, values.size // _SAMPLES)]
@@ -376,6 +409,13 @@ def _quantized_table(table: Float, bits: int) -> Float:
     steps = (1 << (bits - 1)) - 1
     scale = np.ldexp(1.0, _exponent(np.abs(table).max(initial=0), steps))
     return np.clip(np.round(table / scale), -steps, steps) * scale
+
+
+def _quantized_leaves(op: Forest, bits: int) -> Forest:
+    """Leaves of `bits` bits with one power-of-two scale; what is added to all events lies on their grid."""
+    steps = (1 << (bits - 1)) - 1
+    scale = np.ldexp(1.0, _exponent(np.abs(varying(op)).max(initial=0), steps))
+    return replace(op, values=np.round(op.values / scale) * scale)
 
 
 def _significant(x: Float, bits: int) -> Float:

@@ -9,7 +9,22 @@ import numpy as np
 
 from .keras_context import Layer, class_and_config
 from .qkeras import FUNCTIONS, QUANTIZERS, quantize
-from .real import Clip, Compare, Constant, Function, Gather, Leaky, Maximum, Mul, Offset, RealOp, Scale, Select, Softmax, Sub
+from .real import (
+    Clip,
+    Compare,
+    Constant,
+    Function,
+    Gather,
+    Leaky,
+    Maximum,
+    Mul,
+    Offset,
+    RealOp,
+    Scale,
+    Select,
+    Softmax,
+    Sub,
+)
 
 __all__ = ["ACTIVATIONS", "activate", "relu"]
 
@@ -149,7 +164,9 @@ def _hard_shrink(c: Layer, x: int, suffix: str) -> int:
 def _log_sigmoid(c: Layer, x: int, suffix: str) -> int:
     """-softplus(-x)."""
     minus = c.add(Scale(np.asarray(-1.0)), x, suffix=f"{suffix}.neg")
-    return c.add(Scale(np.asarray(-1.0)), c.add(Function("softplus"), minus, suffix=f"{suffix}.softplus"), suffix=suffix)
+    return c.add(
+        Scale(np.asarray(-1.0)), c.add(Function("softplus"), minus, suffix=f"{suffix}.softplus"), suffix=suffix
+    )
 
 
 def _glu(c: Layer, x: int, suffix: str) -> int:

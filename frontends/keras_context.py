@@ -79,12 +79,11 @@ class Config:
 
     def wholes(self, key: str, count: int, default: int | None = None) -> tuple[int, ...]:
         """`count` whole numbers; one number stands for all."""
-        value = self.get(key, default)
-        value = [value] * count if isinstance(value, int) and not isinstance(value, bool) else value
-        valid = isinstance(value, list | tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-        if not valid or len(value) != count:
+        value: Any = self.get(key, default)
+        found = list(value) if isinstance(value, list | tuple) else [value] * count
+        if len(found) != count or not all(isinstance(v, int) and not isinstance(v, bool) for v in found):
             raise self.error(f"{key} must be {count} whole numbers, not {value!r}")
-        return tuple(value)
+        return tuple(found)
 
     def choice(self, key: str, default: str, *allowed: str) -> str:
         value = self.get(key, default)

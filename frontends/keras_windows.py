@@ -53,7 +53,9 @@ def _placed(c: Layer, y: int, first: bool, suffix: str = ".first") -> int:
     return c.add(Transpose((rank, *range(rank))), y, suffix=suffix) if first else y
 
 
-def _window(c: Layer, kernel: tuple[int, ...], spatial: tuple[int, ...], fill: str = "zero", pool: bool = False) -> Window:
+def _window(
+    c: Layer, kernel: tuple[int, ...], spatial: tuple[int, ...], fill: str = "zero", pool: bool = False
+) -> Window:
     rank = len(spatial)
     strides = kernel if pool and c.get("strides") is None else c.wholes("strides", rank, 1)
     dilations = (1,) * rank if pool else c.wholes("dilation_rate", rank, 1)
@@ -207,7 +209,14 @@ def _folded(c: Layer) -> int:
     found = dict(zip([*roles, "moving_mean", "moving_variance"], c.variables(*roles, "moving_mean", "moving_variance")))
     kernel, bias, gamma, beta, mean, variance = (
         np.asarray(found[k] if k in found else default, np.float32)
-        for k, default in ((role, 0), ("bias", 0), ("gamma", 1), ("beta", 0), ("moving_mean", 0), ("moving_variance", 1))
+        for k, default in (
+            (role, 0),
+            ("bias", 0),
+            ("gamma", 1),
+            ("beta", 0),
+            ("moving_mean", 0),
+            ("moving_variance", 1),
+        )
     )
     inverse = np.float32(1) / np.sqrt(variance + np.float32(c.number("epsilon", 1e-3)))
     inverse = inverse * gamma if scaled else inverse
@@ -232,7 +241,9 @@ def _pool(c: Layer, kind: str) -> int:
     rank = _rank(c)
     x, first = _channels_last(c, rank)
     *spatial, channels = c.shape(x)
-    window = _window(c, c.wholes("pool_size", rank, 2), tuple(spatial), "nearest" if kind == "max" else "zero", pool=True)
+    window = _window(
+        c, c.wholes("pool_size", rank, 2), tuple(spatial), "nearest" if kind == "max" else "zero", pool=True
+    )
     inside = replace(window, fill="zero").indices((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
     y = c.add(window, x, suffix=".windows")
     y = c.add(Reduce(kind, rank), y, suffix=f".{kind}")
@@ -274,9 +285,11 @@ WINDOW_LAYERS: dict[str, Callable[[Layer], int]] = {
     **{f"{q}Conv{n}Transpose": _transpose for q, n in (("", "1D"), ("", "2D"), ("Q", "2D"))},
     **{f"{q}DepthwiseConv{n}": _depthwise for q, n in (("", "1D"), ("", "2D"), ("Q", "2D"))},
     **{f"{q}SeparableConv{n}": _separable for q in ("", "Q") for n in ("1D", "2D")},
-    **{k: _folded for k in ("QConv2DBatchnorm", "QDepthwiseConv2DBatchnorm", "QDenseBatchnorm")},
+    **dict.fromkeys(("QConv2DBatchnorm", "QDepthwiseConv2DBatchnorm", "QDenseBatchnorm"), _folded),
     **{f"MaxPooling{n}": lambda c: _pool(c, "max") for n in ("1D", "2D", "3D")},
-    **{f"{q}AveragePooling{n}": lambda c: _pool(c, "sum") for q, n in (("", "1D"), ("", "2D"), ("", "3D"), ("Q", "2D"))},
+    **{
+        f"{q}AveragePooling{n}": lambda c: _pool(c, "sum") for q, n in (("", "1D"), ("", "2D"), ("", "3D"), ("Q", "2D"))
+    },
     **{f"GlobalMaxPooling{n}": lambda c: _global_pool(c, "max") for n in ("1D", "2D", "3D")},
     **{
         f"{q}GlobalAveragePooling{n}": lambda c: _global_pool(c, "sum")

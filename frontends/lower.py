@@ -21,6 +21,7 @@ from . import real
 from .inputs import NEEDS_DATA, input_quantizers, lower_input, target_type
 from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
 from .lower_choices import compare, embedding, extreme, select
+from .lower_trees import forest
 from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
@@ -439,5 +440,6 @@ _RULES: dict[type, Callable[[Builder, RealNode, list[Lazy]], Lazy]] = {
     real.Compare: compare,
     real.Select: select,
     real.Embedding: embedding,
+    real.Forest: forest,
 }
 """How each real op is lowered."""

@@ -1,4 +1,4 @@
-"""Linear models of ONNX's machine-learning domain, as scikit-learn's converter writes them; knows no trees."""
+"""Linear models of ONNX's machine-learning domain, as scikit-learn's converter writes them; trees are in `onnx_trees`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .onnx_context import Const, Context, Ref, Value
 from .onnx_functions import reciprocal
 from .onnx_logic import arg_extreme
 from .onnx_reductions import reduced
+from .onnx_trees import TREES
 from .real import Dense, Embedding, Function, Gather, Maximum, Mul, Offset, Reshape, Scale, Softmax
 
 __all__ = ["MACHINE_LEARNING"]
@@ -106,5 +107,6 @@ MACHINE_LEARNING: dict[str, Callable[[Context], Value | list[Value]]] = {
     "Normalizer": _normalizer,
     "ArrayFeatureExtractor": _extractor,
     "ZipMap": _zip_map,
+    **TREES,
 }
 """Operators of the domain ai.onnx.ml."""

@@ -1,8 +1,4 @@
-"""RNN, LSTM and GRU of ONNX, unrolled over the fixed length of the sequence into matrices, functions and products.
-
-Every value of a step belongs to a group (`RealNode.group`), so that calibration gives all steps one precision; that is
-what makes one step, compiled alone, equal to the unrolled network (`frontends.recurrent`).
-"""
+"""RNN, LSTM and GRU of ONNX: their attributes, weights and states for the steps in `frontends.cells`."""
 
 from __future__ import annotations
 
@@ -11,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .cells import Direction, State, Step, gru, lstm, simple, unrolled
 from .onnx_context import Const, Context, Ref, Value
 from .real import (
-    Add,
     Clip,
     Compare,
     Concat,
@@ -23,13 +19,10 @@ from .real import (
     Function,
     Gather,
     Leaky,
-    Mul,
     Offset,
-    RealOp,
     Reshape,
     Scale,
     Select,
-    Sub,
 )
 
 __all__ = ["RECURRENT"]
@@ -53,118 +46,31 @@ class _Activation:
     beta: float
 
 
-@dataclass
-class _Direction:
-    """One direction of a layer while it is unrolled; `step` counts the steps as they are computed."""
+def _activated(a: _Activation, clip: float | None, d: Direction, role: str, x: int) -> int:
+    """An activation of a sum, which is limited first if the layer says so."""
+    if clip is not None:
+        x = d.add(f"{role}.limit", Clip(-clip, clip), x)
 
-    c: Context
-    label: str
-    x: int  # [time, inputs]
-    w: RealOp  # all gates of the inputs
-    r: tuple[RealOp, ...]  # matrices of the state, as the kind of layer needs them
-    bias: Float  # [2, gates, hidden]: of the inputs, of the state
-    activations: tuple[_Activation, ...]
-    hidden: int
-    clip: float | None
-    step: int = 0
+    def scaled(by: float, value: int, part: str) -> int:
+        return value if by == 1 else d.add(f"{role}.{part}", Scale(np.asarray(by)), value)
 
-    def add(self, role: str, op: RealOp, *operands: int) -> int:
-        """A node of the current step; nodes of equal role share their precision."""
-        group = f".{self.label}.{role}"
-        return self.c.add(op, *operands, suffix=f".{self.label}.{self.step}.{role}", group=group).index
-
-    def inputs(self, t: int, bias: Float) -> int:
-        """x W + bias for all gates."""
-        n = self.c.builder.nodes[self.x].shape[1]
-        row = self.add("x", Gather(t * n + np.arange(n)), self.x)
-        return self.add("wx", Offset(bias.reshape(-1)), self.add("matrix", self.w, row))
-
-    def gate(self, value: int, k: int, role: str) -> int:
-        """Gate k of all gates."""
-        return self.add(f"{role}.part", Gather(k * self.hidden + np.arange(self.hidden)), value)
-
-    def activated(self, role: str, k: int, x: int) -> int:
-        """Activation k of a sum, which is limited first if the layer says so."""
-        if self.clip is not None:
-            x = self.add(f"{role}.limit", Clip(-self.clip, self.clip), x)
-        a = self.activations[k]
-
-        def scaled(by: float, value: int, part: str) -> int:
-            return value if by == 1 else self.add(f"{role}.{part}", Scale(np.asarray(by)), value)
-
-        if a.name in ("tanh", "sigmoid", "softsign", "softplus"):
-            return self.add(role, Function(a.name), x)
-        if a.name == "scaledtanh":
-            return scaled(a.alpha, self.add(role, Function("tanh"), scaled(a.beta, x, "inner")), "outer")
-        if a.name == "elu":
-            return self.add(role, Function("elu", (a.alpha,)), x)
-        if a.name == "relu":
-            return self.add(role, Clip(0.0, None), x)
-        if a.name == "leakyrelu":
-            return self.add(role, Leaky(np.asarray(a.alpha)), x)
-        if a.name == "thresholdedrelu":
-            limit, zero = (
-                self.add(f"{role}.{part}", Constant(np.asarray(v))) for part, v in (("limit", a.alpha), ("zero", 0.0))
-            )
-            return self.add(role, Select(), self.add(f"{role}.above", Compare("less"), limit, x), x, zero)
-        line = self.add(f"{role}.line", Offset(np.asarray(a.beta)), scaled(a.alpha, x, "slope"))
-        return line if a.name == "affine" else self.add(role, Clip(0.0, 1.0), line)
-
-
-State = tuple[int, ...]
-Step = Callable[[_Direction, int, State], State]
-
-
-def _rnn(d: _Direction, t: int, state: State) -> State:
-    sums = d.add("sums", Add(), d.inputs(t, d.bias.sum(axis=0)), d.add("rh", d.r[0], state[0]))
-    return (d.activated("h", 0, sums),)
-
-
-def _lstm(peepholes: Float | None, coupled: bool) -> Step:
-    """Gates in the order input, output, forget, cell; `peepholes` ``[3, hidden]`` in the order input, output, forget."""
-
-    def step(d: _Direction, t: int, state: State) -> State:
-        h, c = state
-        sums = d.add("sums", Add(), d.inputs(t, d.bias.sum(axis=0)), d.add("rh", d.r[0], h))
-
-        def gate(k: int, role: str, cell: int) -> int:
-            value = d.gate(sums, k, role)
-            if peepholes is not None and peepholes[k].any():
-                seen = d.add(f"{role}.peephole", Scale(peepholes[k]), cell)
-                value = d.add(f"{role}.sum", Add(), value, seen)
-            return d.activated(role, 0, value)
-
-        i = gate(0, "i", c)
-        if coupled:
-            f = d.add("f", Offset(np.asarray(1.0)), d.add("minus_i", Scale(np.asarray(-1.0)), i))
-        else:
-            f = gate(2, "f", c)
-        g = d.activated("g", 1, d.gate(sums, 3, "g"))
-        c = d.add("c", Add(), d.add("f.c", Mul(), f, c), d.add("i.g", Mul(), i, g))
-        return d.add("h", Mul(), gate(1, "o", c), d.activated("tanh_c", 2, c)), c
-
-    return step
-
-
-def _gru(before_reset: bool) -> Step:
-    """Gates in the order update, reset, new. The state becomes n + z (h - n), which is (1 - z) n + z h."""
-
-    def step(d: _Direction, t: int, state: State) -> State:
-        (h,) = state
-        outer = d.bias[0] + d.bias[1] * np.array([[1], [1], [not before_reset]])
-        wx = d.inputs(t, outer)
-        both = d.add("wx.gates", Gather(np.arange(2 * d.hidden)), wx)
-        sums = d.add("sums", Add(), both, d.add("rh", d.r[0], h))
-        z, r = (d.activated(role, 0, d.gate(sums, k, role)) for k, role in enumerate("zr"))
-        if before_reset:
-            inner = d.add("rn.bias", Offset(d.bias[1, 2]), d.add("rn", d.r[1], h))
-            inner = d.add("r.rn", Mul(), r, inner)
-        else:
-            inner = d.add("rn", d.r[1], d.add("r.h", Mul(), r, h))
-        n = d.activated("n", 1, d.add("n.sum", Add(), d.gate(wx, 2, "n"), inner))
-        return (d.add("h", Add(), n, d.add("z.gap", Mul(), z, d.add("gap", Sub(), h, n))),)
-
-    return step
+    if a.name in ("tanh", "sigmoid", "softsign", "softplus"):
+        return d.add(role, Function(a.name), x)
+    if a.name == "scaledtanh":
+        return scaled(a.alpha, d.add(role, Function("tanh"), scaled(a.beta, x, "inner")), "outer")
+    if a.name == "elu":
+        return d.add(role, Function("elu", (a.alpha,)), x)
+    if a.name == "relu":
+        return d.add(role, Clip(0.0, None), x)
+    if a.name == "leakyrelu":
+        return d.add(role, Leaky(np.asarray(a.alpha)), x)
+    if a.name == "thresholdedrelu":
+        limit, zero = (
+            d.add(f"{role}.{part}", Constant(np.asarray(v))) for part, v in (("limit", a.alpha), ("zero", 0.0))
+        )
+        return d.add(role, Select(), d.add(f"{role}.above", Compare("less"), limit, x), x, zero)
+    line = d.add(f"{role}.line", Offset(np.asarray(a.beta)), scaled(a.alpha, x, "slope"))
+    return line if a.name == "affine" else d.add(role, Clip(0.0, 1.0), line)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -244,14 +150,22 @@ def _step_of(c: Context, hidden: int) -> list[Step]:
     """How each direction makes a step, from the attributes of the kind of layer."""
     directions = 2 if c.attribute("direction", "forward") == "bidirectional" else 1
     if c.node.op_type == "RNN":
-        return [_rnn] * directions
+        return [simple] * directions
     if c.node.op_type == "GRU":
-        return [_gru(bool(c.attribute("linear_before_reset", 0)))] * directions
+        return [gru(bool(c.attribute("linear_before_reset", 0)))] * directions
     coupled = bool(c.attribute("input_forget", 0))
     if not c.given(7):
-        return [_lstm(None, coupled)] * directions
+        return [lstm(None, coupled)] * directions
     peepholes = c.floats(7, "the peepholes").reshape(directions, 3, hidden)
-    return [_lstm(p, coupled) for p in peepholes]
+    return [lstm(p, coupled) for p in peepholes]
+
+
+def _append(c: Context) -> Callable[..., int]:
+    return lambda op, *operands, suffix, group: c.add(op, *operands, suffix=suffix, group=group).index
+
+
+def _activate(chosen: tuple[_Activation, ...], clip: float | None) -> Callable[[Direction, str, int, int], int]:
+    return lambda d, role, k, x: _activated(chosen[k], clip, d, role, x)
 
 
 def _recurrent(c: Context) -> list[Value]:
@@ -278,25 +192,11 @@ def _recurrent(c: Context) -> list[Value]:
     for d, label in enumerate(labels):
         matrices = _dense(w, d, slice(None)), _state_matrices(kind, r, d, hidden)
         limit = None if clip is None else float(np.float32(clip))
-        one = _Direction(c, label, x, *matrices, bias[d], activations[d], hidden, limit)
-        outputs, state = _unrolled(one, steps[d], [s[d] for s in states], time)
+        one = Direction(_append(c), _activate(activations[d], limit), label, x, inputs, *matrices, bias[d], hidden)
+        outputs, state = unrolled(one, steps[d], [s[d] for s in states], time)
         rows.append(outputs)
         last.append(state)
     return _results(c, rows, last, layout, hidden)
-
-
-def _unrolled(d: _Direction, step: Step, initial: list[int | Float], time: int) -> tuple[list[int], State]:
-    """(h of each time, the last state)."""
-    state: State = tuple(
-        v if isinstance(v, int) else d.add(role, Constant(np.asarray(v, np.float64)))
-        for v, role in zip(initial, ("h", "c"))
-    )
-    found = [0] * time
-    for t in reversed(range(time)) if d.label == "reverse" else range(time):
-        d.step += 1
-        state = step(d, t, state)
-        found[t] = state[0]
-    return found, state
 
 
 def _results(c: Context, rows: list[list[int]], last: list[State], layout: int, hidden: int) -> list[Value]:

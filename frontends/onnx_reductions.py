@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .onnx_context import Context, Ref, Value
-from .real import Add, Constant, Function, Gather, Maximum, Mul, Reduce, Reshape, Scale, Softmax, Sub, Transpose
+from .products import contracted
+from .real import Add, Constant, Function, Gather, Maximum, Mul, RealOp, Reduce, Reshape, Scale, Softmax, Sub, Transpose
 
 __all__ = ["REDUCTIONS", "matmul_data", "reduced"]
 
@@ -87,30 +88,15 @@ def _log_sum_exp(c: Context) -> Value:
 def _contracted(
     c: Context, a: int, b: int, equation: str, shapes: tuple[tuple[int, ...], tuple[int, ...]], part: str = ""
 ) -> Ref:
-    """An Einstein sum of two data values (no batch axis in the letters): gathered, multiplied and summed.
+    """An Einstein sum of two data values (no batch axis in the letters)."""
+    made: list[Ref] = []
 
-    Every element of the result is a sum of products over the letters that it does not have.
-    """
-    left, out = equation.split("->")
-    terms = left.split(",")
-    size = {letter: n for term, shape in zip(terms, shapes) for letter, n in zip(term, shape)}
-    inner = "".join(dict.fromkeys(x for x in terms[0] + terms[1] if x not in out))
-    order = out + inner
-    full = tuple(size[x] for x in order)
-    parts: list[int] = []
-    for node, term, shape in ((a, terms[0], shapes[0]), (b, terms[1], shapes[1])):
-        flat = np.arange(math.prod(shape)).reshape(shape)
-        spread = np.einsum(flat, [order.index(x) for x in term], sorted(order.index(x) for x in set(term)))
-        kept = sorted(order.index(x) for x in set(term))
-        index = np.broadcast_to(spread.reshape([full[k] if k in kept else 1 for k in range(len(order))]), full)
-        parts.append(c.add(Gather(index.copy()), node, suffix=f"{part}.operand{len(parts)}").index)
-    product = c.add(Mul(), *parts, suffix=f"{part}.products")
-    if not inner:
-        return c.add(Reshape(tuple(size[x] for x in out)), product.index)
-    flat_shape = (*(size[x] for x in out), math.prod(size[x] for x in inner))
-    joined = c.add(Reshape(flat_shape), product.index, suffix=f"{part}.flat")
-    total = c.add(Reduce("sum", len(out)), joined.index, suffix=f"{part}.sum")
-    return c.add(Reshape(tuple(size[x] for x in out)), total.index, suffix=part)
+    def append(op: RealOp, *operands: int, suffix: str = "") -> int:
+        made.append(c.add(op, *operands, suffix=suffix))
+        return made[-1].index
+
+    contracted(append, a, b, equation, shapes, part)
+    return made[-1]
 
 
 def _einsum(c: Context) -> Value:

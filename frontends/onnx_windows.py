@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from ..ir.ops import Window
 from .onnx_context import Const, Context, Ref, Value
 from .real import Dense, Gather, Offset, Reduce, Reshape, Scale, Transpose
+from .windows import grouped_matrix, same_padding, spread_indices
 
 __all__ = ["WINDOWS"]
-
-Int64 = NDArray[np.int64]
 
 
 def _list(c: Context, name: str, rank: int, default: int) -> tuple[int, ...]:
@@ -39,12 +38,8 @@ def _window(
     if mode == "VALID":
         pads = [0] * (2 * rank)
     elif mode in ("SAME_UPPER", "SAME_LOWER"):
-        total = [
-            max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            for n, s, k, d in zip(spatial, strides, kernel, dilations)
-        ]
-        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-        pads = small + large if mode == "SAME_UPPER" else large + small
+        small, large = same_padding(spatial, kernel, strides, dilations)
+        pads = [*small, *large] if mode == "SAME_UPPER" else [*large, *small]
     elif mode != "NOTSET":
         raise c.error(f"auto_pad must be NOTSET, VALID, SAME_UPPER or SAME_LOWER, not '{mode}'")
     if len(pads) != 2 * rank or any(p < 0 for p in pads):
@@ -121,13 +116,7 @@ def _conv(c: Context) -> Value:
 
     def matrix(a: NDArray) -> NDArray:
         """``[out, in / groups, *kernel]`` as a block-diagonal ``[kernel * in, out]``."""
-        out, per_group = a.shape[0], a.shape[1]
-        full = np.zeros((window.taps, channels, out), a.dtype)
-        for k in range(groups):
-            rows = slice(k * per_group, (k + 1) * per_group)
-            columns = slice(k * out // groups, (k + 1) * out // groups)
-            full[:, rows, columns] = a[columns].reshape(out // groups, per_group, window.taps).transpose(2, 1, 0)
-        return full.reshape(-1, out)
+        return grouped_matrix(a.reshape(*a.shape[:2], window.taps).transpose(2, 1, 0), groups)
 
     ints = None if weights.ints is None else matrix(weights.ints)
     return _product(c, _channels_last(c), window, weights, ints, matrix(w))
@@ -147,18 +136,13 @@ def _conv_transpose(c: Context) -> Value:
         raise c.error("auto_pad and output_shape are not supported", "export with explicit pads")
     strides, dilations = _list(c, "strides", rank, 1), _list(c, "dilations", rank, 1)
     pads = [int(v) for v in c.attribute("pads", [0] * (2 * rank))]
-    axes: list[Int64] = []
-    for k, n in enumerate(spatial):
-        reach = (kernel[k] - 1) * dilations[k]
-        at = np.arange(pads[k] - reach, (n - 1) * strides[k] + 1 + reach - pads[rank + k] + extra[k])
-        whole = (at % strides[k] == 0) & (at >= 0) & (at // strides[k] < n)
-        axes.append(np.where(whole, at // strides[k], -1))
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations)]
+    starts = [p - r for p, r in zip(pads, reach)]
+    stops = [(n - 1) * s + 1 + r - p + e for n, s, r, p, e in zip(spatial, strides, reach, pads[rank:], extra)]
+    lengths = [stop - start for start, stop in zip(starts, stops)]
     window = Window(kernel, (1,) * rank, dilations, (0,) * rank, (0,) * rank)
-    _fits(c, window.positions([len(a) for a in axes]))
-    index = np.zeros((1,) * rank, np.int64)
-    for k, at in enumerate(axes):
-        spread = at.reshape([-1 if j == k else 1 for j in range(rank)])
-        index = np.where((index < 0) | (spread < 0), -1, index * spatial[k] + spread)
+    _fits(c, [*lengths, *window.positions(lengths)])
+    index = spread_indices(spatial, strides, starts, lengths)
     spread_out = np.where(index[..., None] < 0, -1, index[..., None] + np.arange(channels) * math.prod(spatial))
     x = c.add(Gather(spread_out), c.data(0), suffix=".spread")
 

@@ -33,7 +33,6 @@ from .real import (
     RealBuilder,
     RealOp,
     Scale,
-    Select,
     Sub,
     evaluate_real,
 )
@@ -172,7 +171,10 @@ def _ternary(q: Config, add: Callable[..., int], x: int) -> int:
 
 
 def _power_of_two(q: Config, add: Callable[..., int], x: int, bits: int) -> int:
-    """sign(x) 2**k with the exponent nearest to log2 |x|, as float32 rounds the logarithm; `bits` for the exponent."""
+    """sign(x) 2**k with the exponent nearest to log2 |x|, as float32 rounds the logarithm; `bits` for the exponent.
+
+    Exponents too far apart for one fixed-point type get no quantizer: weights need none, and data are refused for that.
+    """
     top, even = q.get("max_value"), q.flag("quadratic_approximation", False)
     top = None if top is None else q.float32("max_value", top)
     if top is not None and top < 0:
@@ -182,9 +184,12 @@ def _power_of_two(q: Config, add: Callable[..., int], x: int, bits: int) -> int:
     lowest, highest = -(2.0**bits), 2.0**bits - 1
     highest = 2 * (highest // 2) if even else highest
     first, last = (int((1 + even) * v) for v in (lowest, highest))
-    if last - first > _MAX_BITS or bits < 0:
-        raise q.error(f"powers of two from 2**{first} to 2**{last} must fit {_MAX_BITS} bits", "use fewer bits")
-    y = add(Function("po2", (lowest, highest, np.inf if top is None else top, float(even), float(floor))), x, suffix=".po2")
+    if bits < 0:
+        raise q.error("bits must hold the exponent and its sign", "use more bits")
+    parameters = (lowest, highest, np.inf if top is None else top, float(even), float(floor))
+    if last - first > _MAX_BITS:
+        return add(Function("po2", parameters), x)
+    y = add(Function("po2", parameters), x, suffix=".po2")
     return _quant(add, y, first, -(1 << (last - first)), 1 << (last - first))
 
 
@@ -310,7 +315,9 @@ def _from_text(where: str, text: str) -> tuple[str, dict[str, Any]]:
     for k, part in enumerate(p.strip() for p in given.split(",") if p.strip()):
         key, _, value = part.rpartition("=")
         if not key and k >= len(parameters):
-            raise CompileError(where, f"{name} takes at most {len(parameters)} arguments", f"as in {', '.join(parameters)}")
+            raise CompileError(
+                where, f"{name} takes at most {len(parameters)} arguments", f"as in {', '.join(parameters)}"
+            )
         found[key.strip() or parameters[k]] = _value(where, value.strip())
     return name, found
 
@@ -366,11 +373,13 @@ def quantize(c: Layer, spec: Any, x: int, suffix: str = "") -> int:
     def add(op: RealOp, *operands: int, suffix: str = "") -> int:
         return c.add(op, *operands, suffix=f"{outer}{suffix}")
 
-    outer = suffix
-    if (factor == 1).all():
-        return _appended(name, q, add, x)
-    outer = f"{suffix}.unit"
-    return c.add(Scale(factor), _appended(name, q, add, x), suffix=suffix)
+    plain = bool((factor == 1).all())
+    outer = suffix if plain else f"{suffix}.unit"
+    y = _appended(name, q, add, x)
+    last = c.builder.nodes[y].op
+    if isinstance(last, Function) and last.function == "po2":
+        raise q.error(f"its powers of two do not fit {_MAX_BITS} bits", "use fewer bits for the exponent of data")
+    return y if plain else c.add(Scale(factor), y, suffix=suffix)
 
 
 def quantize_weights(c: Layer, spec: Any, values: Float, trainable: bool = False) -> Weight:

@@ -37,10 +37,9 @@ def _power_of_two(q: Config, scale: Float32) -> Float32:
 
 def _least_squares(q: Config, x: Float32, n: Float32, alpha: str) -> Float32:
     """The scale s that makes s * n nearest to x, for each channel; each element of a vector is a channel."""
-    xn, nn = x * n, n * n
-    if x.ndim > 1:
-        xn, nn = (a.mean(axis=_channel_axes(x), keepdims=True, dtype=np.float64).astype(np.float32) for a in (xn, nn))
-    scale = xn / (nn + _EPSILON)
+    axes = _channel_axes(x) if x.ndim > 1 else ()
+    xn, nn = (a.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32) for a in (x * n, n * n))
+    scale: Float32 = xn / (nn + _EPSILON)
     return _power_of_two(q, scale) if alpha == "auto_po2" else scale
 
 
@@ -88,7 +87,7 @@ def _ternary(q: Config, x: Float32, alpha: str) -> tuple[NDArray[np.int64], Floa
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(rounds):
             near = scale * np.round(x / scale)
-            n = (np.abs(near) >= scale / np.float32(2)) * np.sign(x)
+            n = np.where(np.abs(near) >= scale / np.float32(2), np.sign(x), np.float32(0))
             scale = _least_squares(q, x, n, alpha)
     return _integers(q, n), np.broadcast_to(scale.astype(np.float64), x.shape)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from ..ir.graph import clean_name
 from ..ir.ops import Window
+from ..ir.ops.forest import walk
 from ..ir.rounding import Rounding, round_ratio
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Dense",
     "Embedding",
     "Float",
+    "Forest",
     "Function",
     "Gather",
     "Input",
@@ -234,6 +236,29 @@ class Embedding:
 
 
 @dataclass(frozen=True, eq=False)
+class Forest:
+    """The sum of the values of the leaf that each tree reaches, ``[.., features] -> [.., outputs]``; arrays as `ir.ops.Forest`.
+
+    Node n goes left where ``x[features[n]] <= thresholds[n]``; where ``strict[n]``, only below the threshold.
+    """
+
+    roots: NDArray[np.int64]
+    features: NDArray[np.int64]
+    thresholds: Float
+    strict: NDArray[np.bool_]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    values: Float
+
+    def __call__(self, x: Float) -> Float:
+        def below(at: Float, node: NDArray[np.int64]) -> NDArray[np.bool_]:
+            limit = self.thresholds[node]
+            return np.where(self.strict[node], at < limit, at <= limit)
+
+        return walk(self, x.reshape(-1, x.shape[-1]), below).reshape((*x.shape[:-1], self.values.shape[1]))
+
+
+@dataclass(frozen=True, eq=False)
 class Concat:
     """Joined along `axis`."""
 
@@ -266,6 +291,7 @@ RealOp: TypeAlias = (
     | Compare
     | Select
     | Embedding
+    | Forest
 )
 
 
@@ -394,6 +420,10 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         return op.values.shape
     if isinstance(op, Embedding):
         return (*shapes[0], op.table.shape[1])
+    if isinstance(op, Forest):
+        if not shapes[0] or shapes[0][-1] <= op.features.max(initial=0):
+            raise ValueError(f"the last axis must hold the features 0..{op.features.max(initial=0)}")
+        return (*shapes[0][:-1], op.values.shape[1])
     if isinstance(op, Reduce):
         return tuple(1 if k == op.axis else n for k, n in enumerate(shapes[0]))
     parts = [np.broadcast_to(np.zeros((), np.float64), s) for s in shapes]
@@ -457,6 +487,7 @@ _EVALUATE: dict[type, Callable[..., Float]] = {
     Compare: lambda op, *xs: _RELATIONS[op.relation](*_align(xs)).astype(np.float64),
     Select: lambda op, *xs: np.where((a := _align(xs))[0] != 0, a[1], a[2]),
     Embedding: lambda op, x: op.table[x.astype(np.int64)],
+    Forest: lambda op, x: op(x),
     Concat: lambda op, *xs: np.concatenate(xs, axis=op.axis + 1),
 }
 

@@ -16,7 +16,9 @@ def same_padding(
     spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(in front, behind): the padding with which ceil(n / stride) positions fit; an odd element goes behind."""
-    total = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, s, k, d in zip(spatial, strides, kernel, dilations)]
+    total = [
+        max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, s, k, d in zip(spatial, strides, kernel, dilations)
+    ]
     return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
 
 

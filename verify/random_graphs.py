@@ -214,7 +214,7 @@ def _concat(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> i
 _MAKERS: tuple[Callable[..., int], ...] = (
     _binary(Add), _binary(Sub), _binary(Mul), _binary(Maximum), _binary(Minimum),
     _compare, _select, _select,
-    _linear, _linear, _lookup, _reshape, _concat, _window,
+    _linear, _linear, _lookup, _forest, _reshape, _concat, _window,
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(random_quantize(rng, b.type(x).shape, int(np.max(b.type(x).fixed.exp))), x),
     lambda rng, b, x, nodes: b.add(Neg(), x),

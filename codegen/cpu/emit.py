@@ -11,19 +11,46 @@ import numpy as np
 
 from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
-from ...ir.ops import Concat, Constant, Gather, Input, Linear, Op, ReduceMax, ReduceSum, Reshape, Transpose, Window
+from ...ir.ops import (
+    Concat,
+    Constant,
+    Forest,
+    Gather,
+    Input,
+    Linear,
+    Op,
+    ReduceMax,
+    ReduceSum,
+    Reshape,
+    Transpose,
+    Window,
+)
 from ...ir.passes import PIPELINES, run
 from ...ir.types import Int64, Tensor
 from ..elementwise import ELEMENTWISE, Expression, apply, literal
 from ..project import Project
 from .expressions import Tables, lane
+from .forest import forest_lane, forest_statement
 from .interface import header, identifier, storage_type
 from .products import Product, Reading, product
 from .storage import LANES, Storage, flat
 
 __all__ = ["SUPPORTED", "check", "emit"]
 
-SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Concat, Window)
+SUPPORTED = (
+    *ELEMENTWISE,
+    Input,
+    Constant,
+    Linear,
+    Forest,
+    ReduceSum,
+    ReduceMax,
+    Reshape,
+    Transpose,
+    Gather,
+    Concat,
+    Window,
+)
 """The ops that the engine has a rule for."""
 
 
@@ -53,8 +80,10 @@ def emit(graph: Graph) -> Project:
         raise CompileError(where, rule)
     writer = _Writer(run(graph, PIPELINES["software"]))
     body = writer.write()
-    kernels = resources.files("hwcompile.templates").joinpath("cpu/kernels.hpp.j2").read_text()
-    return Project({"engine.cpp": body, "kernels.hpp": kernels, "engine.h": header(graph)})
+    kernels = {
+        name: resources.files("hwcompile.templates").joinpath(f"cpu/{name}.j2").read_text() for name in writer.kernels
+    }
+    return Project({"engine.cpp": body, **kernels, "engine.h": header(graph)})
 
 
 def source_index(op: Op, shape: tuple[int, ...]) -> Int64:
@@ -174,6 +203,12 @@ class _Writer:
             i = self.users[i][0]
         return i
 
+    @property
+    def kernels(self) -> list[str]:
+        """The headers that the engine needs."""
+        trees = any(isinstance(node.op, Forest) for node in self.nodes)
+        return ["kernels.hpp", *(["forest.hpp"] if trees else [])]
+
     # ---- text ---------------------------------------------------------------------------------------------------------------
 
     def write(self) -> str:
@@ -191,7 +226,7 @@ class _Writer:
             [
                 f"// {self.graph.name}: generated engine, exact to the bit. See engine.h for the interface.",
                 '#include "engine.h"',
-                '#include "kernels.hpp"',
+                *(f'#include "{name}"' for name in self.kernels),
                 "#include <new>",
                 "using namespace hwc;",
                 "",
@@ -275,6 +310,8 @@ class _Writer:
             self._elements(i, f"return {self._leaf(i, node.type, {}).text};", direct)
         elif isinstance(node.op, Concat):
             self._concat(i, node, direct)
+        elif isinstance(node.op, Forest):
+            self._forest(i, node.op, direct)
         elif isinstance(node.op, Gather | Transpose | Window):
             self._gather(i, node, direct)
         else:
@@ -390,7 +427,7 @@ class _Writer:
         e = self.expression(i, {call.head: self._sums(call.head, acc)}, _saturation(forms))
         x = f"b.{self.buffer(reading.source, reading.storage)}"
         if kernel == "i64" and self._stored_lane(reading.source) == "vec":
-            x = self._widened(reading)
+            x = self._widened(reading.source, reading.storage)
         kind, put = self._put(i, forms, position, n_out)
         at_row = f"const int i = {position} * {n_out} + o;" if position else "const int i = o;"
         start = self._word(reading.at, position) if len(reading.at) > 1 else str(int(reading.at[0]))
@@ -410,12 +447,26 @@ class _Writer:
         lo, hi, exp = self.nodes[head].type.flat()
         return Expression("a", acc, lo, hi, exp)
 
-    def _widened(self, reading: Reading) -> str:
-        """A wide copy of a buffer for the int64 kernel."""
-        name, n = f"{self.buffer(reading.source, reading.storage)}_wide", reading.storage.words
+    def _forest(self, i: int, op: Forest, forms: list[Storage]) -> None:
+        """The sums as lane words, from there to whatever else is wanted."""
+        (x,) = self.nodes[i].operands
+        t, source = self.nodes[x].type, f"b.{self.buffer(x)}"
+        if forest_lane(op, t) == "wide" and self._stored_lane(x) == "vec":
+            source = self._widened(self.source(x), self._lanes(x))
+        if self._lanes(i) not in forms:
+            self._declare(i, self._lanes(i))
+        name = identifier(self.nodes[i].name)
+        self._each_block(forest_statement(self.tables, name, op, t, source, f"b.{self.buffer(i)}"))
+        packed_forms = [f for f in forms if f != self._lanes(i)]
+        if packed_forms:
+            self._elements(i, f"return b.{self.buffer(i)}[i];", packed_forms)
+
+    def _widened(self, source: int, form: Storage) -> str:
+        """A wide copy of a buffer for the int64 kernels."""
+        name, n = f"{self.buffer(source, form)}_wide", form.words
         if f"wide {name}[{n}];" not in self.buffers:
             self.buffers.append(f"wide {name}[{n}];")
-        x = self.buffer(reading.source, reading.storage)
+        x = self.buffer(source, form)
         self._each_block(f"for (int i = 0; i < {n}; i++) b.{name}[i] = widen(b.{x}[i]);")
         return f"b.{name}"
 

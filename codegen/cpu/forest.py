@@ -7,6 +7,7 @@ walk the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,43 +79,71 @@ class _Trees:
             found += self._blended(depth, column, trees) if column >= 0 else self._numbered(depth, trees)
         return found
 
-    def _blended(self, depth: int, column: int, trees: list[int]) -> list[str]:
+    def _blended(self, levels: int, column: int, trees: list[int]) -> list[str]:
         """Trees that blend their values and add to one output."""
-        values = self.op.values[:, column]
-        call = self._tree(depth, trees, lambda at: int(values[~at]))
+        call = self._tree(levels, trees, lambda at: self.op.values[~at, column])
         return [f"for (int k = 0; k < {len(trees)}; k++) total[{column}] += {call};"]
 
     def _numbered(self, depth: int, trees: list[int]) -> list[str]:
         """Trees that blend the number of a node or leaf, walk on if they are deep, and look the leaf's values up."""
         nodes, outputs = len(self.op.features), self.op.values.shape[1]
         levels = depth if depth <= _BLENDED else _TOP
-        call = self._tree(levels, trees, lambda at: at if at >= 0 else nodes + ~at)
+        call = self._tree(levels, trees, lambda at: np.where(at >= 0, at, nodes + ~at))
         if depth > levels:
-            walked = ", ".join(self._walked())
-            call = f"descend<{self.lane}, {self.scalar}>(x, {walked}, {call}, {depth - levels})"
-        values = self._add("values", self.op.values.T.copy())
-        size = len(self.op.values)
+            call = f"descend(x, {', '.join(self._walked())}, {call}, {depth - levels})"
+        values = self._add("values", self.op.values.T)
         return [
             f"for (int k = 0; k < {len(trees)}; k++) {{",
             f"    const {self.lane} at = {call} - {nodes};",
-            f"    for (int o = 0; o < {outputs}; o++) total[o] += lookup(at, {values} + o * {size});",
+            f"    for (int o = 0; o < {outputs}; o++) total[o] += lookup(at, {values} + o * {len(self.op.values)});",
             "}",
         ]
 
     def _add(self, what: str, values: Int64, kind: str = "") -> str:
-        return self.tables.add(f"{self.name}_{what}", values.reshape(-1), kind or self.scalar)
+        return self.tables.add(f"{self.name}_{what}", np.ascontiguousarray(values).reshape(-1), kind or self.scalar)
 
-    def _tree(self, levels: int, trees: list[int], number: Callable[[int], int]) -> str:
+    def _tree(self, levels: int, trees: list[int], number: Callable[[Int64], Int64]) -> str:
         """A call that gives ``number(node or ~leaf)`` of what tree k reaches after so many levels."""
-        full = [_complete(self.op, root, levels) for root in self.op.roots[trees].tolist()]
-        order = _order(levels)
-        nodes = np.array([[n for n, _ in (tree[0][k] for k in order)] for tree in full], np.int64).reshape(-1)
-        feature = np.where(nodes >= 0, self.op.features[nodes] if len(self.op.features) else 0, 0)
-        threshold = np.where(nodes >= 0, self.thresholds[nodes] if len(self.op.features) else 0, 0)
-        ends = np.array([[number(at) for at in tree[1]] for tree in full], np.int64)
-        size = (1 << levels) - 1
+        nodes, ends = _completed(self.op, self.op.roots[trees], levels)
+        nodes = nodes[:, _order(levels)]
+        feature, threshold = (np.append(a, 0)[np.maximum(nodes, -1)] for a in (self.op.features, self.thresholds))
         f, t = self._add("feature", feature, "int32_t"), self._add("threshold", threshold)
-        return (
-            f"tree<{levels}, {self.lane}, {self.scalar}>(x, {f} + k * {size}, {t} + k * {size}, "
-            f"{self._add('leaf', ends)} + k * {size + 1})"
-        )
+        size = (1 << levels) - 1
+        leaf = f"{self._add('leaf', number(ends))} + k * {size + 1}"
+        return f"tree<{levels}>(x, {f} + k * {size}, {t} + k * {size}, {leaf})"
+
+    def _walked(self) -> list[str]:
+        """Feature, threshold and children of nodes and, behind them, of leaves, which stay where they are."""
+        nodes, leaves = len(self.op.features), len(self.op.values)
+        children = np.stack([self.op.left, self.op.right], axis=1)
+        children = np.where(children >= 0, children, nodes + ~children)
+        stay = np.repeat(np.arange(nodes, nodes + leaves), 2)
+        none = np.zeros(leaves, np.int64)
+        return [
+            self._add("features", np.append(self.op.features, none)),
+            self._add("thresholds", np.append(self.thresholds, none)),
+            self._add("children", np.append(children, stay)),
+        ]
+
+
+def _completed(op: Forest, roots: Int64, levels: int) -> tuple[Int64, Int64]:
+    """(nodes ``[trees, 2**levels - 1]`` in heap order, what is below them ``[trees, 2**levels]``); leaves stay leaves."""
+    at, found = roots[:, None], [np.zeros((len(roots), 0), np.int64)]
+    for _ in range(levels):
+        found.append(at)
+        node = np.maximum(at, 0)
+        below = [np.where(at < 0, at, side[node] if len(side) else at) for side in (op.left, op.right)]
+        at = np.stack(below, axis=-1).reshape(len(roots), -1)
+    return np.concatenate(found, axis=1), at
+
+
+def _order(levels: int) -> Int64:
+    """The heap numbers of a full tree's nodes in the order of `forest.hpp`."""
+    if levels <= _CHUNK:
+        return np.arange((1 << levels) - 1)
+    local = np.arange((1 << _CHUNK) - 1)
+    level = np.log2(local + 1).astype(np.int64)
+    first = np.arange((1 << (levels - _CHUNK)) - 1, (1 << (levels - _CHUNK + 1)) - 1)[:, None]
+    subtrees = ((first + 1) << level) + local - (1 << level)
+    above = [np.arange((1 << d) - 1, (1 << (d + 1)) - 1) for d in range(levels - _CHUNK - 1, -1, -1)]
+    return np.concatenate([subtrees.reshape(-1), *above])

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...ir.graph import Node
-from ...ir.ops import Linear, ReduceMax, ReduceSum
+from ...ir.ops import Forest, Linear, ReduceMax, ReduceSum
 from ...ir.types import Int64, Tensor
 from ..elementwise import Expression, apply, fits_int32, lane, literal
 from . import dots
+from .forest import walk
 from .plan import Copy, Kernel, Plan, broadcast_index, tile_width
 
 __all__ = ["Arenas", "KernelText", "storage_dtype", "write_kernel"]
@@ -327,6 +328,8 @@ class _Writer:
         n = self.kernel.columns[i]
         if isinstance(node.op, Linear):
             e = self._linear(node, node.op)
+        elif isinstance(node.op, Forest):
+            e = self._forest(node, node.op)
         elif isinstance(node.op, ReduceSum | ReduceMax):
             e = self._reduce(node, node.op)
         else:
@@ -434,6 +437,46 @@ class _Writer:
         self.say(f"{total} += {self._dot(x, dot, kind, 'depth', _SPLIT_DEPTH, outer)}")
         self.indent = ""
         return total
+
+    def _table(self, values: Int64) -> str:
+        """The address of a table in memory."""
+        arena, kind = ("t32", "int32") if fits_int32(values) else ("t64", "int64")
+        return f"{arena} + {self.arenas.add(kind, values)}"
+
+    def _forest(self, node: Node, op: Forest) -> Expression:
+        """The sums over trees, down which each row of the tile walks at the same time."""
+        (j,) = node.operands
+        x, view = self.nodes[j].type, self.plan.views.get(j)
+        source, moved = (view.source, view.index) if view else (j, None)
+        if source not in self.buffers:
+            self.buffers.append(source)
+        w, self.at = walk(op, x), self.columns(op.values.shape[1])
+        kind = self.wide if w.wide else self.narrow
+        features, thresholds, children = (self._table(t) for t in (w.features, w.thresholds, w.children))
+        roots, values = self._table(w.roots), self._table(w.values)
+        row = f"row[:, None] * {len(w.features)} + " if len(w.thresholds) > 1 else ""
+        place, mask = f"row[:, None] * {x.shape[-1]} + tl.load({features} + at)", "valid[:, None]"
+        if moved is not None:
+            place = f"tl.load({self._table(moved)} + {place})"
+            mask += " & (place >= 0)"
+        total = self.name_of(f"tl.zeros([BLOCK, {self.at.width}], {kind})")
+        address = f"b{source} + event[:, None] * {self.plan.buffers[source].size} + place"
+        for first, last, levels in w.groups:
+            self.say(f"for tree in range({first}, {last}):")
+            self.say(f"    at = tl.load({roots} + tree) + row[:, None] * 0")
+            if levels:
+                self.say(f"    for _ in range({levels}):")
+                self.say(f"        place = {place}")
+                self.say(f"        x = tl.load({address}, mask={mask}, other=0)")
+                self.say(f"        right = (x > tl.load({thresholds} + {row}at)).to(tl.int32)")
+                self.say(f"        at = tl.load({children} + 2 * at + right)")
+            leaf = f"(at - {w.nodes}) * {self.at.n} + {self.at.name}[None, :]"
+            self.say(
+                f"    {total} += tl.load({values} + {leaf}, mask=({self.at.name} < {self.at.n})[None, :], other=0)"
+            )
+        lo, hi, exp = node.type.flat()
+        final = lane(self, lo, hi)
+        return Expression(total if final == kind else self.convert(total, final), final, lo, hi, exp)
 
     def _reduce(self, node: Node, op: ReduceSum | ReduceMax) -> Expression:
         (j,) = node.operands

@@ -14,13 +14,26 @@ import numpy as np
 
 from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
-from ...ir.ops import Concat, Constant, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose, Window
+from ...ir.ops import Concat, Constant, Forest, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose, Window
 from ...ir.types import Int64, Tensor
 from ..elementwise import ELEMENTWISE
 
 __all__ = ["SUPPORTED", "Copy", "Kernel", "Plan", "View", "broadcast_index", "plan", "tile_width"]
 
-SUPPORTED = (*ELEMENTWISE, Input, Constant, Linear, ReduceSum, ReduceMax, Reshape, Transpose, Gather, Window, Concat)
+SUPPORTED = (
+    *ELEMENTWISE,
+    Input,
+    Constant,
+    Linear,
+    Forest,
+    ReduceSum,
+    ReduceMax,
+    Reshape,
+    Transpose,
+    Gather,
+    Window,
+    Concat,
+)
 """The ops that the backend has a rule for."""
 
 _WIDEST = 256
@@ -141,6 +154,9 @@ class _Planner:
             self._concat(i, node, node.op)
         elif isinstance(node.op, Linear):
             self._linear(i, node, node.op)
+        elif isinstance(node.op, Forest):
+            self.kernels.append(Kernel(math.prod(node.type.shape[:-1])))  # its features are gathered from memory
+            self._add(self.kernels[-1], i, node.type.shape[-1])
         elif isinstance(node.op, ReduceSum | ReduceMax):
             self._reduce(i, node, node.op.axis)
         else:

@@ -23,8 +23,8 @@ import numpy as np
 from ...hw_targets.devices import Device
 from ...ir.errors import CompileError
 from ...ir.evaluate import evaluate
-from ...ir.graph import Graph
-from ...ir.ops import Concat, Constant, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
+from ...ir.graph import Graph, Node
+from ...ir.ops import Concat, Constant, Forest, Gather, Input, Linear, Lookup, Reshape, Transpose, Window
 from ...ir.types import MAX_BITS, Int64
 from ..dataflow import Timing
 from ..layer_costs import LARGEST_UNROLLED, unrolled_size
@@ -45,7 +45,7 @@ from .top import array_call, parameters, top_function
 
 __all__ = ["SUPPORTED", "Hls", "check", "emit"]
 
-SUPPORTED = (Input, Constant, *JOIN, Reshape, Transpose, Gather, Concat, Window)
+SUPPORTED = (Input, Constant, *JOIN, Forest, Reshape, Transpose, Gather, Concat, Window)
 """The primitives that this writer has a rule for."""
 
 _WIDEST = 400
@@ -94,7 +94,7 @@ def check(graph: Graph) -> list[str]:
         found += [
             f"{where}: {kind} of all elements on one grid need {grid.width} bits, of at most {limit}; "
             "give them closer exponents"
-            for kind, grid, limit in _limited(node)
+            for kind, grid, limit in _limited(graph, node)
             if grid.width > limit
         ]
     for o in graph.outputs:
@@ -112,12 +112,15 @@ def check(graph: Graph) -> list[str]:
     return found
 
 
-def _limited(node) -> list[tuple[str, Grid, int]]:
+def _limited(graph: Graph, node: Node) -> list[tuple[str, Grid, int]]:
     limit = MAX_BITS if isinstance(node.op, Input | Constant | Lookup) else _WIDEST
     found = [("the values", grid_of(node.op, node.type), limit)]
     if isinstance(node.op, Linear):
         weights = node.op.weights
         found.append(("the weights", common_grid(weights, weights, np.asarray(node.op.exp, np.int64)), MAX_BITS))
+    if isinstance(node.op, Forest):
+        x = graph.nodes[node.operands[0]]
+        found.append(("the features", grid_of(x.op, x.type), MAX_BITS))
     return found
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir.ops import Concat, Gather, Linear, Transpose, Window
+from ...ir.ops import Concat, Forest, Gather, Linear, Transpose, Window
 from ..schedule import LayerSchedule, Schedule, folding
-from .loops import indented, loop, product_of, signature
+from .forest import forest_lines
+from .loops import indented, loop, partition, product_of, signature
 from .matrix import memory_pragmas, network, network_function, weight_memory
 from .plan import Function, Nest, Plan
 from .statements import Body, array_index, loop_variables, strided, strides
@@ -46,11 +47,6 @@ def _described(scheduled: LayerSchedule) -> str:
     return f"; {scheduled.strategy}{uses}"
 
 
-def partition(name: str) -> str:
-    """The pragma that makes every element of an array a register or wire of its own."""
-    return f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=0"
-
-
 def declared(plan: Plan, i: int) -> str:
     """The declaration of the array that holds node i."""
     return f"{plan.types[i]} {plan.names[i]}[{plan.graph.nodes[i].type.size}]"
@@ -84,6 +80,8 @@ def _nest(plan: Plan, nest: Nest, tables: Tables, own: LayerSchedule) -> list[st
         return _folded(plan, nest, body, own.reuse)
     if isinstance(plan.graph.nodes[nest.nodes[0]].op, Linear) and own.strategy == "distributed":
         return _distributed(plan, nest, body)
+    if isinstance(node.op, Forest):
+        return _forest(plan, nest.end, body, tables)
     if isinstance(node.op, Gather | Window):
         return _gather(plan, nest.end, body, tables)
     if isinstance(node.op, Transpose):
@@ -166,6 +164,22 @@ def _folded(plan: Plan, nest: Nest, body: Body, reuse: int) -> list[str]:
         partition("totals"),
         *lines,
     ]
+
+
+def _forest(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
+    """The trees for each row of features."""
+    node, x, name = plan.graph.nodes[i], plan.graph.nodes[i].operands[0], plan.names[i]
+    features, outputs = plan.graph.nodes[x].type.shape[-1], node.type.shape[-1]
+    rows = node.type.size // outputs
+    row = "row" if rows > 1 else ""
+
+    def feature(k: str) -> str:
+        return body.operand(x, product_of([(row, features), (k, 1)]))
+
+    def result(o: int) -> str:
+        return f"{name}[{product_of([(row, outputs), (str(o) if o else '', 1)])}]"
+
+    return loop("row", rows, forest_lines(plan, i, tables, feature, result), f"{name}_rows")
 
 
 def _gather(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:

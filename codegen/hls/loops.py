@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["INDENT", "indented", "loop", "product_of", "signature"]
+__all__ = ["INDENT", "indented", "loop", "partition", "product_of", "signature"]
 
 INDENT = "    "
 _LINE = 116
@@ -28,6 +28,11 @@ def loop(
     name = f"{label}: " if label else ""
     head = f"{name}for (int {variable} = {first}; {variable} < {count}; {variable}++) {{"
     return [head, *([f"#pragma HLS {pragma}"] if pragma else []), *indented(body), "}"]
+
+
+def partition(name: str) -> str:
+    """The pragma that makes every element of an array a register or wire of its own."""
+    return f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=0"
 
 
 def product_of(terms: list[tuple[str, int]]) -> str:

@@ -10,8 +10,8 @@ from ..identifiers import CPP_RESERVED, safe
 __all__ = ["Names"]
 
 _OWN = (
-    "at", "column", "column_of", "from_words", "group", "hls", "lane", "lines", "row", "row_of", "shifted", "step", "taps",
-    "to_words", "totals", "values", "word", "STORED", "Word",
+    "at", "below", "column", "column_of", "from_words", "group", "hls", "lane", "lines", "raw", "reached", "row", "row_of",
+    "shifted", "step", "taps", "to_words", "totals", "tree", "values", "word", "STORED", "Word",
 )  # fmt: skip
 """What the generated functions call their own variables and helpers."""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...ir.ops import Concat, Constant
 from ..schedule import Folding, Schedule
+from .forest import forest_lines
 from .loops import indented, loop, product_of, signature
 from .matrix import memory_pragmas, network, network_function, weight_memory
 from .plan import Plan
@@ -38,7 +39,7 @@ def process_function(plan: Plan, stage: Stage, tables: Tables, schedule: Schedul
     """The C++ function of one process, after its shift-add network where it has one."""
     writers = {
         "words": _words, "copies": _copies, "matrix": _matrix, "network": _network, "reduce": reduce,
-        "window": window, "buffer": _buffer, "pick": _pick, "join": _join, "sequence": _sequence,
+        "forest": _forest, "window": window, "buffer": _buffer, "pick": _pick, "join": _join, "sequence": _sequence,
     }  # fmt: skip
     arguments = [f"{fifo(plan, e)} &{e.name}" for e in (*stage.ins, *stage.outs)]
     lines = writers[stage.kind](plan, stage, tables)
@@ -77,6 +78,16 @@ def _words(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
     lines = [f"{body.result}.at[{body.index}] = {body.stored(stage.nest.end)};"] if constant else body.lines()
     reads = [line for e in stage.ins for line in read(plan, e)]
     inner = [*reads, *declare(plan, out), *each_lane(stage.name, out.lanes, lines), write(out)]
+    return each_word("word", out.words, inner, f"{stage.name}_words")
+
+
+def _forest(plan: Plan, stage: Stage, tables: Tables) -> list[str]:
+    """The sums of the trees for each word of features."""
+    (source,), (out,) = stage.ins, stage.outs
+    lines = forest_lines(
+        plan, stage.nest.end, tables, lambda k: f"{source.variable}.at[{k}]", lambda o: f"{out.variable}.at[{o}]"
+    )
+    inner = [*read(plan, source), *declare(plan, out), *lines, write(out)]
     return each_word("word", out.words, inner, f"{stage.name}_words")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...ir.errors import CompileError
-from ...ir.ops import Concat, Constant, Gather, Linear, ReduceMax, ReduceSum, Transpose, Window
+from ...ir.ops import Concat, Constant, Forest, Gather, Linear, ReduceMax, ReduceSum, Transpose, Window
 from ...ir.types import Int64
 from ..schedule import Folding, Schedule, folding
 from .plan import Function, Nest, Plan
@@ -271,6 +271,7 @@ class _Planner:
         head = self.nodes[nest.nodes[0]].op
         rules: dict[type, Callable[[str, str, Nest], None]] = {
             Linear: self._matrix,
+            Forest: self._forest,
             ReduceSum: self._reduction,
             ReduceMax: self._reduction,
             Window: self._window,
@@ -278,7 +279,9 @@ class _Planner:
             Transpose: self._gather,
             Concat: self._concat,
         }
-        heavy = [n for n in function.nests if isinstance(self.nodes[n.nodes[0]].op, Linear | ReduceSum | ReduceMax)]
+        heavy = [
+            n for n in function.nests if isinstance(self.nodes[n.nodes[0]].op, Linear | Forest | ReduceSum | ReduceMax)
+        ]
         names_layer = nest is (heavy or function.nests)[-1]
         own = f"{self.plan.names[nest.end]}_{_PROCESS.get(type(head), 'step')}"
         name = function.name if names_layer else self.plan.taken.new(own)
@@ -350,6 +353,13 @@ class _Planner:
         self.form[nest.end] = rows, n_out
         kind = "network" if own.strategy == "distributed" else "matrix"
         self._append(kind, layer, name, nest, ins, rows * f.reuse, reads, row + f.reuse - 1, {x: source, **operands}, f)
+
+    def _forest(self, layer: str, name: str, nest: Nest) -> None:
+        x = self.nodes[nest.end].operands[0]
+        source = self._fitted(layer, x, self.nodes[x].type.shape[-1])
+        every = np.arange(source.words)
+        self.form[nest.end] = source.words, self.nodes[nest.end].type.shape[-1]
+        self._append("forest", layer, name, nest, (source,), source.words, {source.name: every}, every, {x: source})
 
     def _reduction(self, layer: str, name: str, nest: Nest) -> None:
         i = nest.nodes[0]

@@ -74,10 +74,19 @@ class Forest(Op):
         found = walk(self, rows, lambda at, node: at <= self.thresholds[node])
         return found.reshape((-1, *result.shape))
 
+    def counted(self, x: Tensor) -> Int64:
+        """``[leading positions, nodes]``: the thresholds as raw integers of the operand, no further out than one beyond it."""
+        lo, hi, exp = (f.reshape(-1, x.shape[-1])[:, self.features] for f in x.arrays())
+        grid = np.broadcast_to(np.asarray(self.grid), x.shape[-1:])[self.features]
+        return np.clip(self.thresholds >> np.clip(exp - grid, 0, 63), lo - 1, hi)
+
     @cached_property
-    def depth(self) -> int:
-        """Comparisons on the longest way from a root to a leaf."""
-        return len(levels(self)) - 1
+    def depths(self) -> Int64:
+        """Of each tree, the comparisons on the longest way from its root to a leaf."""
+        found = np.zeros(len(self.roots), np.int64)
+        for depth, (tree, _) in enumerate(levels(self)):
+            found[tree] = depth
+        return found
 
     @cached_property
     def leaves_of_trees(self) -> list[Int64]:
