@@ -31,6 +31,7 @@ from hwcompile.ir.ops import (
     Minimum,
     Mul,
     Quantize,
+    ReduceMax,
     Reshape,
     Select,
 )
@@ -276,4 +277,6 @@ def test_a_maximum_of_zero_extended_and_signed_values():
     b = Builder("narrowed")
     lo, hi = np.array([-31, 0, -1, -1, -31, -31]), np.array([29, 1, -1, -1, 29, 29])
     x = b.add(Input((6,), Fixed.of(lo, hi, -5)), name="x")
-    check(b.graph([Output("y", b.add(Add(), x, b.add(ReduceMax(0), x)))]))
+    graph = b.graph([Output("y", b.add(Add(), x, b.add(ReduceMax(0), x)))])
+    data = random_inputs(graph, np.random.default_rng(0), 100)
+    assert (simulate(emit(graph, load_target("vu9p"), 5.0), data)["y"] == evaluate(graph, data)["y"]).all()

@@ -1,13 +1,14 @@
 """Makes random Keras and QKeras models with their framework's own results; needs the frameworks, unlike the tests.
 
-    python generate.py keras2 FOLDER SEEDS...     # tf_keras 2.21: .h5
+    python generate.py keras2 FOLDER SEEDS...     # tf_keras 2.21: .h5, or .json with weights
     python generate.py qkeras FOLDER SEEDS...     # qkeras 0.9 on tf_keras 2.21: .h5, or .json with weights
     python generate.py keras3 FOLDER SEEDS...     # Keras 3 on torch: .keras
 
 Each model has a vector, a sequence and an image as inputs and a dozen outputs, each of a random layer in a random setting. The
 name of an output says what its result is: ``e...`` exact in float32 (weights and inputs are small multiples of powers of two),
 ``c...`` only close, because the framework rounds in between. FOLDER gets one archive for each seed: the model's file or files,
-and ``io.npz`` with the inputs by name and the outputs ``y0``, ``y1``...
+and ``io.npz`` with the inputs by name and the outputs ``y0``, ``y1``... The archives beside this script are those of seeds 0 and 1
+with 24 outputs (environment variable OUTPUTS).
 """
 
 import io
@@ -456,7 +457,7 @@ def fill(model, rng, family):
             layer.set_weights(values)
 
 
-def make(family, folder, seed, count=12):
+def make(family, folder, seed, count):
     while True:
         try:
             model, shapes, rng = build(family, seed, count)
@@ -475,7 +476,7 @@ def make(family, folder, seed, count=12):
         files = save(model, Path(place), family, seed)
         buffer = io.BytesIO()
         np.savez(buffer, **data, **{f"y{k}": np.asarray(v) for k, v in enumerate(results)})
-        with zipfile.ZipFile(Path(folder) / f"{family}_{seed}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
+        with zipfile.ZipFile(Path(folder) / f"{family}_{seed}.zip", "w", zipfile.ZIP_LZMA) as z:
             for file in files:
                 z.write(file, file.name)
             z.writestr("io.npz", buffer.getvalue())
@@ -497,4 +498,4 @@ if __name__ == "__main__":
     os.environ["FAMILY"] = sys.argv[1]
     Path(sys.argv[2]).mkdir(exist_ok=True)
     for number in sys.argv[3:]:
-        make(sys.argv[1], sys.argv[2], int(number))
+        make(sys.argv[1], sys.argv[2], int(number), int(os.environ.get("OUTPUTS", "12")))
