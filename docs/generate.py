@@ -12,7 +12,10 @@ from hwcompile.codegen import rtl
 from hwcompile.codegen.cpu.emit import SUPPORTED as CPU
 from hwcompile.codegen.gpu.plan import SUPPORTED as GPU
 from hwcompile.codegen.hls.emit import SUPPORTED as HLS
+from hwcompile.frontends.keras import LAYERS
+from hwcompile.frontends.keras_activations import ACTIVATIONS
 from hwcompile.frontends.onnx import OPERATORS
+from hwcompile.frontends.qkeras import QUANTIZERS
 from hwcompile.ir.ops import OPS
 
 DOCS = Path(__file__).parent
@@ -70,6 +73,18 @@ def support() -> str:
         "",
         "Every attribute is read or refused by name; anything else in a file is refused. Operators on constants alone",
         "are folded by the ONNX standard's reference evaluation.",
+        "",
+        "## Keras and QKeras layers",
+        "",
+        "Keras 2 `.h5` and `.json` with weights, Keras 3 `.keras`; Sequential, functional and nested models.",
+        "",
+        ", ".join(f"`{o}`" for o in sorted(LAYERS)) + ".",
+        "",
+        "Activations: " + ", ".join(f"`{o}`" for o in sorted(ACTIVATIONS)) + ".",
+        "",
+        "Quantizers of QKeras: " + ", ".join(f"`{o}`" for o in sorted(QUANTIZERS)) + ".",
+        "",
+        "Every key of a layer's configuration is read or refused by name; nothing in a file is executed.",
         "",
         "## Ops of the language",
         "",

@@ -380,7 +380,7 @@ def _threshold_quantizer(thresholds: list[Float], values: Float, bits: int) -> Q
     signed = any(t.min(initial=1) <= 0 for t in thresholds)
     lo, hi = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
     largest = np.array([np.abs(t if t.size else c).max(initial=0) for t, c in zip(thresholds, columns)])
-    return Quant(np.ldexp(1.0, _exponent(largest, hi - 1)), np.zeros((), np.int64), lo, hi, Rounding.RND)
+    return Quant(np.ldexp(1.0, _exponent(largest, hi - 1)), np.zeros((), np.int64), lo, hi, Rounding.RND_CONV)
 
 
 def _best_exponent(values: Float, lo: int, hi: int, clip: bool) -> int:
@@ -414,8 +414,8 @@ def _quantized_table(table: Float, bits: int) -> Float:
 def _quantized_leaves(op: Forest, bits: int) -> Forest:
     """Leaves of `bits` bits with one power-of-two scale; what is added to all events lies on their grid."""
     steps = (1 << (bits - 1)) - 1
-    scale = np.ldexp(1.0, _exponent(np.abs(varying(op)).max(initial=0), steps))
-    return replace(op, values=np.round(op.values / scale) * scale)
+    grid = int(_exponent(np.abs(varying(op)).max(initial=0), steps))
+    return replace(op, values=np.ldexp(np.round(np.ldexp(op.values, -grid)), grid), grid=grid)
 
 
 def _significant(x: Float, bits: int) -> Float:

@@ -12,7 +12,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import clean_name
 from .keras_attention import ATTENTION_LAYERS
 from .keras_context import Layer, class_and_config
-from .keras_files import Weights, load_keras
+from .keras_files import MODELS, Weights, load_keras
 from .keras_layers import BASIC_LAYERS
 from .keras_recurrent import RECURRENT_LAYERS, recurrent_wrappers
 from .keras_windows import WINDOW_LAYERS
@@ -25,7 +25,6 @@ _PLAIN = {**BASIC_LAYERS, **WINDOW_LAYERS, **ATTENTION_LAYERS, **RECURRENT_LAYER
 LAYERS: dict[str, Callable[[Layer], int | list[int]]] = {**_PLAIN, **recurrent_wrappers(_PLAIN)}
 """Every supported layer class and the function that reads it."""
 
-_MODELS = ("Sequential", "Functional", "Model")
 _MODULES = ("keras", "tf_keras", "tensorflow", "qkeras", "builtins")
 _MOST_LAYERS = 100_000
 _MOST_DEPTH = 16
@@ -44,10 +43,10 @@ def read_keras(source: str | Path, weights: str | Path | None = None) -> RealMod
     """
     file = load_keras(source, weights)
     config = file.config["config"]
-    builder = RealBuilder(config.get("name", file.name) if isinstance(config, dict) else file.name)
+    builder = RealBuilder(str(config.get("name", file.name)) if isinstance(config, dict) else file.name)
     work = _Work(builder, file.version)
     kind = file.config["class_name"]
-    if kind not in _MODELS:
+    if kind not in MODELS:
         raise CompileError(file.where, f"must hold a Sequential or functional model, not '{kind}'", "rebuild it as one")
     named = work.model(kind, config, file.weights, None, "", 0)
     taken: list[tuple[str, int]] = []
@@ -79,16 +78,15 @@ class _Work:
         """The outputs of a model by name. Its inputs are nodes, or new inputs where `inputs` is None."""
         if isinstance(config, list):  # Sequential before Keras 2.2.3
             config = {"layers": config}
+        if not isinstance(config, dict):
+            raise CompileError(f"{prefix}{kind}", "a model's configuration must be an object", "save the model again")
         where = f"{prefix}{config.get('name', kind)} ({kind})"
         layers = config.get("layers")
         if not isinstance(layers, list) or not layers or len(layers) > _MOST_LAYERS:
             raise CompileError(where, f"must have 1 to {_MOST_LAYERS} layers")
         if depth > _MOST_DEPTH:
             raise CompileError(where, f"models may be nested {_MOST_DEPTH} deep", "simplify the model")
-        kinds = [
-            class_and_config(where, v) if v.get("class_name") not in _MODELS else (v["class_name"], v.get("config"))
-            for v in layers
-        ]
+        kinds = [_checked(where, v) for v in layers]
         names = [_layer_name(v, c) for v, (_, c) in zip(layers, kinds)]
         if len(set(names)) != len(names):
             raise CompileError(where, "every layer must have a name of its own", "save the model again")
@@ -132,7 +130,14 @@ class _Work:
         calls = {name: _calls(where, name, layer) for name, layer, _ in layers}
         sources = _references(where, config.get("input_layers"))
         results = _references(where, config.get("output_layers"))
-        begin = _first_calls(calls, results)
+        if any(isinstance(node, dict) for _, layer, _ in layers for node in layer.get("inbound_nodes") or []):
+            kinds = {name: layer["class_name"] for name, layer, _ in layers}
+            results = [
+                (n, c - (kinds.get(n) in ("Functional", "Model")), w) for n, c, w in results
+            ]  # Keras 3 counts from 1 here
+            begin = dict.fromkeys(calls, 0)
+        else:
+            begin = _first_calls(calls, results)
         if inputs is not None and len(inputs) != len(sources):
             raise CompileError(where, f"takes {len(sources)} inputs, not {len(inputs)}")
         by_name = {name: (layer, weights) for name, layer, weights in layers}
@@ -177,7 +182,7 @@ class _Work:
     ) -> list[int]:
         """The results of one call of a layer or nested model."""
         kind = layer["class_name"].split(">")[-1]
-        if kind in _MODELS:
+        if kind in MODELS:
             config = layer.get("config")
             named = self.model(kind, config, weights, inputs, f"{prefix}{name}.", depth + 1)
             return [v for _, v in named]
@@ -209,6 +214,13 @@ def _check_arguments(c: Layer) -> None:
             raise c.error(f"the call's argument '{key}' is not supported", "call the layer without it")
 
 
+def _checked(where: str, layer: Any) -> tuple[str, Any]:
+    """(class name, configuration) of a layer or nested model; refused where the file's structure is damaged."""
+    if isinstance(layer, dict) and layer.get("class_name") in MODELS and isinstance(layer.get("config"), dict | list):
+        return layer["class_name"], layer["config"]
+    return class_and_config(where, layer)
+
+
 def _layer_name(layer: Mapping[str, Any], config: Any) -> str:
     found = layer.get("name") or (config.get("name") if isinstance(config, dict) else None)
     return str(found or layer.get("class_name"))
@@ -223,7 +235,7 @@ def _batch_shape(config: Mapping[str, Any]) -> Any:
 
 def _calls(where: str, name: str, layer: Mapping[str, Any]) -> list[_Call]:
     """The calls of a layer, in the format of Keras 3 (args and kwargs) or Keras 2 (nested lists)."""
-    nodes = layer.get("inbound_nodes", [])
+    nodes = layer.get("inbound_nodes") or []
     if not isinstance(nodes, list):
         raise CompileError(where, f"the inbound_nodes of '{name}' must be a list", "save the model again")
     return [_call_of_version_3(where, n) if isinstance(n, dict) else _call_of_version_2(where, n) for n in nodes]

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 
-__all__ = ["KERAS_ENDINGS", "KerasFile", "Weights", "load_keras"]
+__all__ = ["KERAS_ENDINGS", "MODELS", "KerasFile", "Weights", "load_keras"]
 
 KERAS_ENDINGS = (".h5", ".hdf5", ".json", ".keras")
 """File endings that are Keras models."""
+
+MODELS = ("Sequential", "Functional", "Model")
+"""Classes that are made of layers."""
 
 _MAX_BYTES = 1 << 30
 _MAX_CONFIG_BYTES = 1 << 26
@@ -50,8 +54,8 @@ class Weights:
     def of_layers(self, layers: Sequence[tuple[str, str]]) -> list[Weights]:
         """The variables of each layer of a model, given as (name, class name)."""
         if self.tree is None:
-            return [self._named_part(name) for name, _ in layers]
-        groups = next((self.tree[k] for k in ("layers", "_layer_checkpoint_dependencies") if k in self.tree), {})
+            return [self._named_part(name) if kind not in MODELS else self for name, kind in layers]
+        groups = next((g for k in ("layers", "_layer_checkpoint_dependencies") if (g := _group(self.tree, k))), {})
         used: dict[str, int] = {}
         found: list[Weights] = []
         for _, kind in layers:
@@ -89,9 +93,7 @@ class Weights:
         return [v for _, v in named]
 
     def _named_part(self, name: str) -> Weights:
-        """The variables of a layer of a nested model: those with its name in their path."""
-        if self.tree is None and self.named and not any(name in path.split("/")[:-1] for path, _ in self.named):
-            return Weights(self.where)
+        """The variables of a layer of a nested model: those with its name in their path. Paths do not name models in it."""
         return Weights(self.where, named=tuple(v for v in self.named if name in v[0].split("/")[:-1]))
 
 
@@ -124,8 +126,8 @@ def load_keras(source: str | Path, weights: str | Path | None = None) -> KerasFi
     path = Path(source)
     where = str(path)
     if path.suffix == ".keras":
-        config, tree = _read_zip(path, where)
-        stored, version = Weights(where, tree), 3
+        config, tree, written_by = _read_zip(path, where)
+        stored, version = Weights(where, tree), _version({"keras_version": written_by})
     elif path.suffix == ".json":
         config = _parsed(_read_bytes(path, where), where)
         tree = _read_h5(_weights_file(path, weights))[1]
@@ -144,9 +146,9 @@ def load_keras(source: str | Path, weights: str | Path | None = None) -> KerasFi
 
 
 def _version(config: dict[str, Any]) -> int:
-    """The Keras that wrote a configuration; version 3 gives every layer its module in keras.src or lists build_config."""
+    """The major version of the Keras that wrote a configuration. Keras 2 always says; Keras 3 does not in JSON, but has modules."""
     found = str(config.get("keras_version", ""))
-    return 3 if found.startswith("3") or (not found and "registered_name" in config) else 2
+    return 3 if found.startswith("3") or (not found and "module" in config) else 2
 
 
 def _versions(tree: Tree) -> dict[str, Any]:
@@ -207,17 +209,19 @@ def _check_depth(config: Any, where: str) -> None:
 # ---- containers -------------------------------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, where: str) -> tuple[dict[str, Any], Tree]:
-    """(configuration, variables) of a .keras file."""
+def _read_zip(path: Path, where: str) -> tuple[dict[str, Any], Tree, str]:
+    """(configuration, variables, version of Keras) of a .keras file."""
     try:
         with zipfile.ZipFile(path) as z:
             config = _member(z, "config.json", where, _MAX_CONFIG_BYTES)
             weights = _member(z, "model.weights.h5", where, _MAX_BYTES)
+            named = "metadata.json" in z.namelist()
+            metadata = _parsed(_member(z, "metadata.json", where, _MAX_CONFIG_BYTES), where) if named else {}
     except FileNotFoundError:
         raise CompileError(where, "there is no such file", "check the path") from None
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError) as e:
         raise CompileError(where, f"is not an intact .keras file ({e})", "save it again with model.save") from None
-    return _parsed(config, where), _read_h5(io.BytesIO(weights), where)[1]
+    return _parsed(config, where), _read_h5(io.BytesIO(weights), where)[1], str(metadata.get("keras_version", "3"))
 
 
 def _member(z: zipfile.ZipFile, name: str, where: str, limit: int) -> bytes:

@@ -104,26 +104,33 @@ def mean_over(c: Layer, x: int, axes: list[int], suffix: str) -> int:
     return c.add(Scale(np.asarray(float(math.prod(shape[k] for k in axes))), divide=True), x, suffix=suffix)
 
 
+def _normal(c: Layer, x: int, axes: list[int], epsilon: float) -> int:
+    """x / sqrt(mean of x * x + epsilon)."""
+    size = mean_over(c, c.add(Mul(), x, x, suffix=".square"), axes, ".variance")
+    total = c.add(Offset(np.asarray(epsilon)), size, suffix=".epsilon")
+    return c.add(Mul(), x, c.add(Function("rsqrt"), total, suffix=".rsqrt"), suffix=".normal")
+
+
 def _layer_normalization(c: Layer) -> int:
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta over `axis`, of each event's own mean and variance."""
-    x, shape = c.x, c.shape(c.x)
-    axes, epsilon = _axes(c, -1, len(shape)), c.number("epsilon", 1e-3)
-    scaled, centred = c.flag("scale", True), c.flag("center", True)
-    root_mean_square = c.kind == "RMSNormalization" or c.flag("rms_scaling", False)
-    if c.kind == "RMSNormalization":
-        scaled, centred = True, False
-    found = iter(c.variables(*(["scale" if c.kind == "RMSNormalization" else "gamma"] * scaled), *(["beta"] * centred)))
-    if c.kind == "LayerNormalization" and c.values.get("rms_scaling"):
-        raise c.error("rms_scaling must be false", "use RMSNormalization")
-    if not root_mean_square:
-        x = c.add(Sub(), x, mean_over(c, x, axes, ".mean"), suffix=".centred")
-    variance = mean_over(c, c.add(Mul(), x, x, suffix=".square"), axes, ".variance")
-    total = c.add(Offset(np.asarray(epsilon)), variance, suffix=".epsilon")
-    y = c.add(Mul(), x, c.add(Function("rsqrt"), total, suffix=".rsqrt"), suffix=".normal")
+    c.must_be("rms_scaling", False)
+    shape = c.shape(c.x)
+    axes, scaled, centred = _axes(c, -1, len(shape)), c.flag("scale", True), c.flag("center", True)
+    found = iter(c.variables(*(["gamma"] if scaled else []), *(["beta"] if centred else [])))
     sizes = [shape[k] for k in axes]
+    moved = c.add(Sub(), c.x, mean_over(c, c.x, axes, ".mean"), suffix=".centred")
+    y = _normal(c, moved, axes, c.number("epsilon", 1e-3))
     if scaled:
         y = c.add(Scale(_along(c.shaped("gamma", next(found), sizes), axes, shape)), y, suffix=".scale")
     return c.add(Offset(_along(c.shaped("beta", next(found), sizes), axes, shape)), y) if centred else y
+
+
+def _rms_normalization(c: Layer) -> int:
+    """x / sqrt(mean of x * x + epsilon) * scale over `axis`."""
+    shape = c.shape(c.x)
+    axes, (scale,) = _axes(c, -1, len(shape)), c.variables("scale")
+    y = _normal(c, c.x, axes, c.number("epsilon", 1e-6))
+    return c.add(Scale(_along(c.shaped("scale", scale, [shape[k] for k in axes]), axes, shape)), y)
 
 
 def _rescaling(c: Layer) -> int:
@@ -180,14 +187,7 @@ def _activation(c: Layer) -> int:
     spec = c.get("activation")
     if spec is None:
         raise c.error("activation must be given")
-    return activate(c, spec, c.x)
-
-
-def _quantized_activation(c: Layer) -> int:
-    spec = c.get("activation")
-    if spec is None:
-        raise c.error("activation must be given")
-    return activate(c, spec, c.x, quantized=True)
+    return activate(c, spec, c.x, quantized=c.kind == "QActivation")
 
 
 def _prelu(c: Layer) -> int:
@@ -199,7 +199,7 @@ def _prelu(c: Layer) -> int:
 
 
 def _identity(c: Layer) -> int:
-    c.ignore("rate", "noise_shape", "seed", "stddev", "l1", "l2", "data_format", "value", "scale")
+    c.ignore("rate", "noise_shape", "seed", "stddev", "l1", "l2", "data_format")
     return c.x
 
 
@@ -372,11 +372,11 @@ BASIC_LAYERS: dict[str, Callable[[Layer], int]] = {
     "SyncBatchNormalization": _batch_normalization,
     "QBatchNormalization": _batch_normalization,
     "LayerNormalization": _layer_normalization,
-    "RMSNormalization": _layer_normalization,
+    "RMSNormalization": _rms_normalization,
     "Rescaling": _rescaling,
     "Normalization": _normalization,
     "Activation": _activation,
-    "QActivation": _quantized_activation,
+    "QActivation": _activation,
     **ACTIVATION_LAYERS,
     "PReLU": _prelu,
     **dict.fromkeys(_IDENTITIES, _identity),

@@ -19,8 +19,10 @@ __all__ = ["RECURRENT_LAYERS", "recurrent_wrappers"]
 
 _GATES = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}
 _IGNORED = (
-    "dropout", "recurrent_dropout", "unroll", "implementation", "unit_forget_bias", "seed", "use_cudnn", "cell", "zero_output_for_mask",
+    "dropout", "recurrent_dropout", "unroll", "implementation", "unit_forget_bias", "seed", "use_cudnn", "cell",
+    "zero_output_for_mask",
 )  # fmt: skip
+"""How a layer trains and how the framework runs it, which changes no number."""
 
 
 class _Stepped(Layer):

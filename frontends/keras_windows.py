@@ -205,19 +205,16 @@ def _folded(c: Layer) -> int:
     c.choice("folding_mode", "ema_stats_folding", "ema_stats_folding", "batch_stats_folding")
     c.ignore("axis", "momentum", "ema_freeze_delay", "renorm", "renorm_clipping", "renorm_momentum", "fused")
     c.ignore("virtual_batch_size", "adjustment", "synchronized", "groups", "filters", "units", "mask")
-    roles = [role, *(["bias"] if biased else []), *(["gamma"] if scaled else []), "beta", "iteration"]
-    found = dict(zip([*roles, "moving_mean", "moving_variance"], c.variables(*roles, "moving_mean", "moving_variance")))
-    kernel, bias, gamma, beta, mean, variance = (
-        np.asarray(found[k] if k in found else default, np.float32)
-        for k, default in (
-            (role, 0),
-            ("bias", 0),
-            ("gamma", 1),
-            ("beta", 0),
-            ("moving_mean", 0),
-            ("moving_variance", 1),
-        )
-    )
+    own = [role, *(["bias"] if biased else []), "iteration"]
+    inner = [*(["gamma"] if scaled else []), "beta", "moving_mean", "moving_variance"]
+    if c.weights.tree is None:
+        found = dict(zip([*own, *inner], c.variables(*own, *inner)))
+    else:
+        normalization = c.inside("BatchNormalization", {"name": "batchnorm"}, c.weights.child("batchnorm"), [])
+        found = dict(zip([*own, *inner], [*c.variables(*own), *normalization.variables(*inner)]))
+    found = {k: v.astype(np.float32) for k, v in found.items()}
+    kernel, beta, mean, variance = (found[k] for k in (role, "beta", "moving_mean", "moving_variance"))
+    bias, gamma = found.get("bias", np.float32(0)), found.get("gamma", np.float32(1))
     inverse = np.float32(1) / np.sqrt(variance + np.float32(c.number("epsilon", 1e-3)))
     inverse = inverse * gamma if scaled else inverse
     offset = (inverse * (bias - mean) + beta).astype(np.float64)

@@ -17,7 +17,7 @@ from .real import Float, RealNode
 
 __all__ = ["exact_leaf_grid", "forest", "varying"]
 
-_MOST_BITS = 20
+_MOST_BITS = 18
 """Leaf values that lie on a grid of up to so many bits are exact as they stand; wider ones were not quantized."""
 
 
@@ -47,6 +47,8 @@ def forest(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     up = np.where((lo == 0) & (hi == 0), 0, exp - finest)
     ends = (lo << up).min(axis=0), (hi << up).max(axis=0)
     thresholds = _integers(op, scale, offset, finest, *ends)
+    if np.abs(np.ldexp(op.values, -grid)).max(initial=0) >= 2.0**MAX_BITS:
+        raise CompileError(node.name, f"leaves in steps of 2**{grid} need more than {MAX_BITS} bits", "use fewer bits")
     values = np.ldexp(op.values, -grid).astype(np.int64)
     trees = ops.Forest(op.roots, op.features, thresholds, op.left, op.right, values, grid, finest)
     return Lazy(builder.add(trees, x.node, name=node.name))
@@ -80,7 +82,9 @@ def _integers(
 
 
 def exact_leaf_grid(op: real.Forest) -> int | None:
-    """The exponent of a grid on which all leaves lie, those of trees with `_MOST_BITS` bits at most; else None."""
+    """The exponent of a grid on which all leaves lie, by rounding or, with `_MOST_BITS` bits at most, as they stand; else None."""
+    if op.grid is not None:
+        return op.grid
     if not np.isfinite(op.values).all():
         return None
     finest = int(np.frexp(np.abs(varying(op)).max(initial=0))[1]) - _MOST_BITS

@@ -52,6 +52,9 @@ def _nodes_and_weights(c: Context, what: str, outputs: int) -> tuple[list[Tree],
     c.attribute("nodes_hitrates", None)
     c.attribute("nodes_hitrates_as_tensor", None)
     c.attribute("nodes_missing_value_tracks_true", None)  # no input is NaN
+    features, thresholds = _ints(c, "nodes_featureids"), _floats(c, "nodes_values")
+    if any(len(a) != len(trees) for a in (nodes, modes, features, thresholds)):
+        raise c.error("every node must have a tree, a number, a mode, a feature and a value", "export the model again")
     owners, number = np.unique(trees, return_inverse=True)
     most = int(nodes.max(initial=0)) + 1
     keys = number * most + nodes
@@ -76,13 +79,24 @@ def _nodes_and_weights(c: Context, what: str, outputs: int) -> tuple[list[Tree],
         raise c.error(f"outputs must be within 0..{outputs - 1}, not {ids.min()}..{ids.max()}")
     values = np.zeros((len(nodes), outputs))
     np.add.at(values, (entries, ids), weights)
-    features, thresholds = _ints(c, "nodes_featureids"), np.where(leaf, 0.0, _floats(c, "nodes_values"))
+    thresholds = np.where(leaf, 0.0, thresholds)
     children = np.concatenate([left[~leaf], right[~leaf]])
     roots = np.setdiff1d(np.arange(len(nodes)), children)
-    if len(roots) != len(owners) or len(np.unique(number[roots])) != len(owners):
-        raise c.error("every tree must have one root", "export the model again")
+    whole = len(np.unique(number[roots])) == len(roots) == len(owners) and _reached(left, right, roots) == len(nodes)
+    if not whole:
+        raise c.error("every tree must have one root, which leads to each of its nodes once", "export the model again")
     found = [Tree(features, thresholds, left, right, values, strict, int(r)) for r in roots]
     return found, ids, weights
+
+
+def _reached(left: NDArray[np.int64], right: NDArray[np.int64], roots: NDArray[np.int64]) -> int:
+    """Nodes that the roots lead to; where ways meet or turn back, more than there are."""
+    at, count = roots, 0
+    while len(at) and count <= len(left):
+        count += len(at)
+        inner = at[left[at] >= 0]
+        at = np.concatenate([left[inner], right[inner]])
+    return count
 
 
 def _scores(c: Context, trees: list[Tree], base: Float, outputs: int, average: bool) -> Ref:
@@ -143,10 +157,9 @@ def _binary(
     c: Context, trees: list[Tree], column: int, base: Float, labels: NDArray[np.int64], positive: bool, kind: str
 ) -> list[Value]:
     """One score s: the classes have 1 - s and s where it is a probability (no weight is negative), else -s and s."""
-    if positive and kind != "NONE":
-        raise c.error(
-            f"runtimes disagree about {kind} of weights that are all positive", "export without post_transform"
-        )
+    if kind != ("NONE" if positive else "LOGISTIC"):
+        signs = "that are all positive" if positive else "of both signs"
+        raise c.error(f"runtimes disagree about {kind} of weights {signs}", "export a regressor of the score")
     one = [
         Tree(t.features, t.thresholds, t.left, t.right, t.values[:, column : column + 1], t.strict, t.root)
         for t in trees

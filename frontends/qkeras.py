@@ -309,7 +309,7 @@ def _from_text(where: str, text: str) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
     if not match:
         raise CompileError(where, f"a quantizer must be written as 'quantized_bits(6,0,alpha=1)', not {text[:60]!r}")
-    name, given = match[1], match[2] or ""
+    name, given = _known(where, match[1]), match[2] or ""
     parameters = QUANTIZERS[name].parameters if name in QUANTIZERS else ()
     found: dict[str, Any] = {}
     for k, part in enumerate(p.strip() for p in given.split(",") if p.strip()):
@@ -322,14 +322,21 @@ def _from_text(where: str, text: str) -> tuple[str, dict[str, Any]]:
     return name, found
 
 
-def _parse(where: str, spec: Any) -> tuple[str, Config]:
-    name, config = _from_text(where, spec) if isinstance(spec, str) else class_and_config(where, spec)
-    name = name.split(">")[-1]
+def _known(where: str, name: str) -> str:
+    """The name of a quantizer without its package, if it is one that is read."""
+    name = name.rpartition(">")[2]
     if name in _REFUSED:
         raise CompileError(where, f"{name} is not supported: {_REFUSED[name]}", "use quantized_bits")
     if name not in QUANTIZERS and name not in FUNCTIONS:
-        known = ", ".join(sorted([*QUANTIZERS, *FUNCTIONS]))
-        raise CompileError(where, f"the quantizer '{name}' is not known", f"known: {known}")
+        raise CompileError(
+            where, f"the quantizer '{name}' is not known", f"known: {', '.join(sorted([*QUANTIZERS, *FUNCTIONS]))}"
+        )
+    return name
+
+
+def _parse(where: str, spec: Any) -> tuple[str, Config]:
+    name, config = _from_text(where, spec) if isinstance(spec, str) else class_and_config(where, spec)
+    name = _known(where, name)
     q = Config(f"{where}: {name}", config)
     q.ignore(*_TRAINING)
     if name in ("quantized_hswish", "stochastic_binary", "stochastic_ternary"):

@@ -239,7 +239,8 @@ class Embedding:
 class Forest:
     """The sum of the values of the leaf that each tree reaches, ``[.., features] -> [.., outputs]``; arrays as `ir.ops.Forest`.
 
-    Node n goes left where ``x[features[n]] <= thresholds[n]``; where ``strict[n]``, only below the threshold.
+    Node n goes left where ``x[features[n]] <= thresholds[n]``; where ``strict[n]``, only below the threshold. `grid`: the values
+    were rounded to multiples of 2**grid; None: they are as they were trained.
     """
 
     roots: NDArray[np.int64]
@@ -249,6 +250,7 @@ class Forest:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
     values: Float
+    grid: int | None = None
 
     def __call__(self, x: Float) -> Float:
         def below(at: Float, node: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -293,7 +295,6 @@ RealOp: TypeAlias = (
     | Embedding
     | Forest
 )
-
 
 
 def _po2(x: Float, lowest: float, highest: float, top: float, even: float, floor: float) -> Float:

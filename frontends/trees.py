@@ -57,10 +57,8 @@ def tree_model(
         raise CompileError(name, "must have features, not none", "check the file")
     builder = RealBuilder(name)
     x = builder.add(Input((features,)), name="x")
-    constant = np.asarray(base, np.float64).reshape(1, -1)
-    start = (
-        [Tree(*(np.zeros(1, np.int64) for _ in range(2)), *(np.full(1, -1),) * 2, constant)] if constant.any() else []
-    )
+    constant, none = np.asarray(base, np.float64).reshape(1, -1), np.full(1, -1)
+    start = [Tree(none, np.zeros(1), none, none, constant)] if constant.any() else []  # a leaf alone
     y = builder.add(joined([*trees, *start], name), x, name="trees")
     if link == "sigmoid2" and not margin:
         y = builder.add(Scale(np.asarray(2.0)), y, name="twice")
@@ -125,7 +123,7 @@ def _reached(tree: Tree, where: str) -> NDArray[np.int64]:
 def with_types(model: RealModel, features: str | None = None, scores: str | None = None) -> RealModel:
     """The model with its precisions given instead of calibrated, as ``ap_fixed<W,I>`` or ``ap_ufixed<W,I>``.
 
-    `features`: real inputs are rounded to it (half up) and saturate. `scores`: leaves are rounded to its grid, and must not
+    `features`: real inputs are rounded to it (ties to even) and saturate. `scores`: leaves are rounded to its grid, and must not
     leave it; sums of them are exact, whatever their width. Raises `CompileError` where a leaf does not fit.
     """
     kind, grid = (None if text is None else _parsed(text) for text in (features, scores))
@@ -138,7 +136,7 @@ def with_types(model: RealModel, features: str | None = None, scores: str | None
         i = builder.add(op, *(new[j] for j in node.operands), name=node.name)
         if isinstance(op, Input) and kind is not None:
             unit = np.asarray(np.ldexp(1.0, int(kind.exp)))
-            quantizer = Quant(unit, np.zeros((), np.int64), int(kind.lo), int(kind.hi), Rounding.RND)
+            quantizer = Quant(unit, np.zeros((), np.int64), int(kind.lo), int(kind.hi), Rounding.RND_CONV)
             i = builder.add(quantizer, i, name=f"{node.name}_quant")
         new.append(i)
     return builder.model([(name, new[i]) for name, i in model.outputs])
@@ -159,4 +157,4 @@ def _rounded_leaves(op: Forest, to: Fixed, name: str) -> Forest:
     if leaves.size and (leaves.min() < to.lo or leaves.max() > to.hi):
         worst = float(np.ldexp(leaves.flat[np.argmax(np.abs(leaves))], int(to.exp)))
         raise CompileError(name, f"a leaf of {worst:g} does not fit {to.ap_fixed}", "give the scores more integer bits")
-    return replace(op, values=np.ldexp(steps, int(to.exp)))
+    return replace(op, values=np.ldexp(steps, int(to.exp)), grid=int(to.exp))

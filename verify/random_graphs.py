@@ -179,9 +179,9 @@ def random_forest(rng: np.random.Generator, x: Tensor, trees: int, outputs: int,
         return n
 
     roots = np.array([grown(int(rng.integers(depth + 1))) for _ in range(trees)], np.int64)
-    columns = np.array(nodes, np.int64).reshape(-1, 4).T
+    features, thresholds, left, right = np.array(nodes, np.int64).reshape(-1, 4).T
     values = rng.integers(-60, 61, (leaves, outputs)) * (rng.random((leaves, outputs)) < 0.8)
-    return Forest(roots, *columns, values, int(rng.integers(-4, 2)), grid)
+    return Forest(roots, features, thresholds, left, right, values, int(rng.integers(-4, 2)), grid)
 
 
 def _forest(rng: np.random.Generator, b: Builder, x: int, nodes: list[int]) -> int:

@@ -32,7 +32,7 @@ from ..project import Project
 from .expressions import Tables, lane
 from .forest import forest_lane, forest_statement
 from .interface import header, identifier, storage_type
-from .products import Product, Reading, product
+from .products import Product, product
 from .storage import LANES, Storage, flat
 
 __all__ = ["SUPPORTED", "check", "emit"]

@@ -31,8 +31,8 @@ def _nearest(up_at_half: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
 _ROUND: dict[Rounding, Callable[[Any], Any]] = {
     Rounding.TRN: lambda x: x.floor(),
     Rounding.TRN_ZERO: lambda x: x.trunc(),
-    Rounding.RND: _nearest(lambda x, whole: x == x),
-    Rounding.RND_MIN_INF: _nearest(lambda x, whole: x != x),
+    Rounding.RND: _nearest(lambda x, whole: x.isfinite()),
+    Rounding.RND_MIN_INF: _nearest(lambda x, whole: x.isinf()),
     Rounding.RND_ZERO: _nearest(lambda x, whole: x < 0),
     Rounding.RND_INF: _nearest(lambda x, whole: x >= 0),
     Rounding.RND_CONV: lambda x: x.round(),

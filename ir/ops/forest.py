@@ -151,7 +151,9 @@ def walk(trees: Any, x: NDArray[Any], goes_left: Callable[[NDArray[Any], Int64],
         event, at = np.arange(len(rows))[:, None], np.broadcast_to(trees.roots, (len(rows), len(trees.roots)))
         for _ in range(depth):
             node = np.maximum(at, 0)
-            below = np.where(goes_left(rows[event, trees.features[node]], node), trees.left[node], trees.right[node])
+            left: Int64 = trees.left[node]
+            at_most = goes_left(rows[event, trees.features[node]], node)
+            below = np.where(at_most, left, trees.right[node])
             at = np.where(at < 0, at, below)
         out[start : start + step] = trees.values[~at].sum(axis=1)
     return out

@@ -71,7 +71,7 @@ def test_formats_geometries_and_channels(kernel, x, channels, geometry):
 def test_other_ranks(rank):
     rng = np.random.default_rng(rank)
     b = Builder("conv")
-    x = b.add(Input((6, 5, 4)[:rank] + (2,), Fixed(0, 255, 0)), name="x")
+    x = b.add(Input((*(6, 5, 4)[:rank], 2), Fixed(0, 255, 0)), name="x")
     y = convolve(b, x, (3, 2, 2)[:rank], 4, rng, begin=(1,) * rank, end=(0,) * rank)
     check(b.graph([Output("y", y)]))
 

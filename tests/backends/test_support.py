@@ -15,6 +15,7 @@ from hwcompile.ir.graph import Builder, Output
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed
 from hwcompile.verify.compare import run_engines
+from hwcompile.verify.random_graphs import random_forest
 from hwcompile.verify.vectors import corner_vectors, join_vectors, random_vectors
 
 REALISED = {"requantize"}  # exact ops take its place before any backend sees it
@@ -37,6 +38,7 @@ def every_op():
         b.add(ops.Minimum(), x, y),
         b.add(ops.Select(), b.add(ops.Compare("less"), x, y), x, y),
         b.add(ops.Linear(np.arange(8).reshape(4, 2) - 3), x),
+        b.add(random_forest(np.random.default_rng(0), b.type(x), 3, 2), x),
         b.add(ops.ReduceSum(1), x),
         b.add(ops.ReduceMax(0), y),
         b.add(ops.Add(), b.add(ops.Reshape((2, 6)), x), b.add(ops.Reshape((2, 6)), y)),

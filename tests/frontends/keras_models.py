@@ -63,7 +63,7 @@ def write_keras(path, model, groups, compression=zipfile.ZIP_STORED):
     """A .keras archive; `groups` maps a group's path to its variables in order."""
     weights = path.with_suffix(".weights")
     with h5py.File(weights, "w") as f:
-        f.create_group("layers")
+        f.create_group("vars")
         for where, arrays in groups.items():
             part = f.require_group(f"{where}/vars")
             for k, values in enumerate(arrays):

@@ -1,8 +1,8 @@
 """Makes random Keras and QKeras models with their framework's own results; needs the frameworks, unlike the tests.
 
-    python generate.py keras2 FOLDER SEEDS...     # tf_keras 2.21: .h5, or .json with weights
-    python generate.py qkeras FOLDER SEEDS...     # qkeras 0.9 on tf_keras 2.21: .h5, or .json with weights
-    python generate.py keras3 FOLDER SEEDS...     # Keras 3 on torch: .keras
+    python generate.py keras2 FOLDER SEEDS...     # tf_keras 2.21: .h5, .keras, or .json with weights
+    python generate.py qkeras FOLDER SEEDS...     # qkeras 0.9 on tf_keras 2.21: the same
+    python generate.py keras3 FOLDER SEEDS...     # Keras 3 on torch: the same
 
 Each model has a vector, a sequence and an image as inputs and a dozen outputs, each of a random layer in a random setting. The
 name of an output says what its result is: ``e...`` exact in float32 (weights and inputs are small multiples of powers of two),
@@ -23,7 +23,19 @@ import numpy as np
 SHAPES = {"v": (6,), "s": (5, 3), "i": (6, 5, 2)}
 EVENTS = 8
 EXACT_ACTIVATIONS = ("linear", "relu", "relu6", "leaky")
-TABLES = ("tanh", "sigmoid", "softplus", "softsign", "elu", "selu", "gelu", "exponential", "swish", "hard_sigmoid", "softmax")
+TABLES = (
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "softsign",
+    "elu",
+    "selu",
+    "gelu",
+    "exponential",
+    "swish",
+    "hard_sigmoid",
+    "softmax",
+)
 
 
 def pick(rng, *values):
@@ -44,7 +56,12 @@ def chance(rng, p):
 def dense(rng, k):
     exact = chance(rng, 0.6)
     activation = pick(rng, None, "relu", "linear") if exact else pick(rng, *TABLES)
-    return exact, "Dense", {"units": int(rng.integers(1, 5)), "use_bias": flag(rng), "activation": activation}, pick(rng, "v", "s", "i")
+    return (
+        exact,
+        "Dense",
+        {"units": int(rng.integers(1, 5)), "use_bias": flag(rng), "activation": activation},
+        pick(rng, "v", "s", "i"),
+    )
 
 
 def _strides_or_dilation(rng, n):
@@ -108,7 +125,11 @@ def pooling(rng, k):
     n, kind = pick(rng, 1, 2), pick(rng, "Max", "Average")
     size = tuple(int(v) for v in rng.integers(1, 4, n))
     same = kind == "Max" or os.environ.get("FAMILY") != "keras3"  # on torch, Keras 3 averages over uneven padding too
-    settings = {"pool_size": size, "strides": pick(rng, None, 1, 2), "padding": pick(rng, "valid", "same" if same else "valid")}
+    settings = {
+        "pool_size": size,
+        "strides": pick(rng, None, 1, 2),
+        "padding": pick(rng, "valid", "same" if same else "valid"),
+    }
     return kind == "Max", f"{kind}Pooling{n}D", settings, "s" if n == 1 else "i"
 
 
@@ -123,7 +144,9 @@ def batch_normalization(rng, k):
 
 
 def layer_normalization(rng, k):
-    settings = {"scale": flag(rng), "center": flag(rng), "epsilon": pick(rng, 1e-2, 1e-3), "axis": pick(rng, -1, 1)}
+    settings = {"scale": flag(rng), "center": flag(rng), "epsilon": pick(rng, 1e-2, 1e-3), "axis": -1}
+    if os.environ.get("FAMILY") != "keras3":  # on torch, Keras 3 takes the last axis only
+        settings["axis"] = pick(rng, -1, 1)
     return False, "LayerNormalization", settings, pick(rng, "v", "s")
 
 
@@ -133,7 +156,12 @@ def activation(rng, k):
 
 def relu(rng, k):
     slope, top = pick(rng, 0.0, 0.25), pick(rng, None, 1.5)
-    return True, "ReLU", {"max_value": top, "negative_slope": slope, "threshold": pick(rng, 0.0, 0.5)}, pick(rng, "v", "i")
+    return (
+        True,
+        "ReLU",
+        {"max_value": top, "negative_slope": slope, "threshold": pick(rng, 0.0, 0.5)},
+        pick(rng, "v", "i"),
+    )
 
 
 def other_activation(rng, k):
@@ -181,7 +209,12 @@ def embedding(rng, k):
 
 def recurrent(rng, k):
     kind = pick(rng, "SimpleRNN", "LSTM", "GRU")
-    settings = {"units": int(rng.integers(1, 4)), "return_sequences": flag(rng), "use_bias": flag(rng), "go_backwards": flag(rng)}
+    settings = {
+        "units": int(rng.integers(1, 4)),
+        "return_sequences": flag(rng),
+        "use_bias": flag(rng),
+        "go_backwards": flag(rng),
+    }
     if kind == "GRU":
         settings["reset_after"] = flag(rng)
     if flag(rng):
@@ -192,9 +225,14 @@ def recurrent(rng, k):
 def wrapped(rng, k):
     inner = pick(rng, (dense, "Bidirectional"), (conv, "TimeDistributed"), (dense, "TimeDistributed"))
     if inner[1] == "Bidirectional":
-        exact, kind, settings, source = recurrent(rng, k)
+        _, kind, settings, _ = recurrent(rng, k)
         settings["go_backwards"] = False
-        return False, "Bidirectional", {"layer": (kind, settings), "merge_mode": pick(rng, "concat", "sum", "mul", "ave")}, "s"
+        return (
+            False,
+            "Bidirectional",
+            {"layer": (kind, settings), "merge_mode": pick(rng, "concat", "sum", "mul", "ave")},
+            "s",
+        )
     if inner[0] is conv:
         settings = {"filters": 2, "kernel_size": 2, "padding": pick(rng, "valid", "same")}
         return True, "TimeDistributed", {"layer": ("Conv1D", settings)}, "i"
@@ -203,8 +241,19 @@ def wrapped(rng, k):
 
 def attention(rng, k):
     if flag(rng):
-        equation = pick(rng, ("abc,cd->abd", (5, 4), "d"), ("abc,cde->abde", (5, 2, 2), "de"), ("abc,bd->adc", (2, 3), None), ("abc,bcd->abd", (5, 2), "d"))
-        return True, "EinsumDense", {"equation": equation[0], "output_shape": equation[1], "bias_axes": equation[2]}, "s"
+        equation = pick(
+            rng,
+            ("abc,cd->abd", (5, 4), "d"),
+            ("abc,cde->abde", (5, 2, 2), "de"),
+            ("abc,bd->adc", (2, 3), None),
+            ("abc,bcd->abd", (5, 2), "d"),
+        )
+        return (
+            True,
+            "EinsumDense",
+            {"equation": equation[0], "output_shape": equation[1], "bias_axes": equation[2]},
+            "s",
+        )
     settings = {"num_heads": int(rng.integers(1, 3)), "key_dim": int(rng.integers(1, 4)), "use_bias": flag(rng)}
     return False, "MultiHeadAttention", settings, "ss"
 
@@ -234,8 +283,10 @@ def _chained(chain, x):
 
 
 KERAS = (
-    dense, dense, nested, conv, conv, depthwise, separable, transposed, pooling, global_pooling, batch_normalization, layer_normalization,
-    activation, relu, other_activation, layout, layout, merge, merge, numbers, normalization, embedding, recurrent, recurrent, wrapped,
+    dense, dense, nested, conv, conv, depthwise, separable, transposed, pooling, global_pooling, batch_normalization,
+    layer_normalization,
+    activation, relu, other_activation, layout, layout, merge, merge, numbers, normalization, embedding, recurrent,
+    recurrent, wrapped,
     attention,
 )  # fmt: skip
 
@@ -269,10 +320,14 @@ def activation_quantizer(rng):
         (True, f"quantized_relu({bits},{integer},1)"), (True, f"quantized_relu({bits},{integer},0,0.5)"),
         (True, f"quantized_bits({bits},{integer},alpha=1)"), (True, f"quantized_bits({bits},{integer},1)"),
         (True, f"quantized_bits({bits},{integer},0,0)"), (True, f"quantized_bits({bits},{integer},alpha=2.0)"),
-        (True, f"quantized_tanh({bits})"), (True, f"quantized_tanh({bits},symmetric=1)"), (True, f"quantized_tanh({bits},use_real_tanh=1)"),
-        (True, f"quantized_sigmoid({bits})"), (True, f"quantized_sigmoid({bits},1)"), (True, f"quantized_sigmoid({bits},use_real_sigmoid=1)"),
-        (True, f"quantized_hswish({bits},{integer})"), (True, f"quantized_hswish({bits},{integer},relu_shift=2,relu_upper_bound=4)"),
-        (True, "binary(alpha=1)"), (True, "binary(1,alpha=1)"), (True, "ternary(alpha=1)"), (True, "ternary(alpha=1,threshold=0.75)"),
+        (True, f"quantized_tanh({bits})"), (True, f"quantized_tanh({bits},symmetric=1)"),
+        (True, f"quantized_tanh({bits},use_real_tanh=1)"),
+        (True, f"quantized_sigmoid({bits})"), (True, f"quantized_sigmoid({bits},1)"),
+        (True, f"quantized_sigmoid({bits},use_real_sigmoid=1)"),
+        (True, f"quantized_hswish({bits},{integer})"),
+        (True, f"quantized_hswish({bits},{integer},relu_shift=2,relu_upper_bound=4)"),
+        (True, "binary(alpha=1)"), (True, "binary(1,alpha=1)"), (True, "ternary(alpha=1)"),
+        (True, "ternary(alpha=1,threshold=0.75)"),
         (True, "stochastic_binary(alpha=1)"), (True, "quantized_po2(4)"), (True, "quantized_po2(4,2)"),
         (True, "quantized_relu_po2(3)"), (True, "quantized_relu_po2(3,4)"), (True, "quantized_relu_po2(3,negative_slope=0.5)"),
         (True, "quantized_relu_po2(3,log2_rounding='floor')"), (True, "hard_sigmoid"), (True, "hard_tanh"), (True, "binary_tanh"),
@@ -286,7 +341,9 @@ def _quantizers(rng, settings, *keys):
     for key in keys:
         sound, settings[key] = kernel_quantizer(rng)
         exact &= sound
-    settings["bias_quantizer"] = pick(rng, "quantized_bits(6,1,alpha=1)", "quantized_bits(4,0)", "quantized_po2(4)", "binary(alpha=0.5)")
+    settings["bias_quantizer"] = pick(
+        rng, "quantized_bits(6,1,alpha=1)", "quantized_bits(4,0)", "quantized_po2(4)", "binary(alpha=0.5)"
+    )
     if chance(rng, 0.5):
         sound, settings["activation"] = activation_quantizer(rng)
         exact &= sound
@@ -306,7 +363,12 @@ def quantized(layer, *keys):
 def quantized_separable(rng, k):
     _, kind, settings, _ = separable(rng, k)
     settings["strides"] = (1,) * len(settings["strides"])
-    return _quantizers(rng, settings, "depthwise_quantizer", "pointwise_quantizer"), f"Q{kind}", settings, "s" if "1D" in kind else "i"
+    return (
+        _quantizers(rng, settings, "depthwise_quantizer", "pointwise_quantizer"),
+        f"Q{kind}",
+        settings,
+        "s" if "1D" in kind else "i",
+    )
 
 
 def quantized_depthwise(rng, k):
@@ -347,7 +409,10 @@ def folded(rng, k):
 
 
 def quantized_pooling(rng, k):
-    settings = {"average_quantizer": pick(rng, None, "quantized_bits(4,0,1,alpha=1)"), "activation": "quantized_bits(6,2,1)"}
+    settings = {
+        "average_quantizer": pick(rng, None, "quantized_bits(4,0,1,alpha=1)"),
+        "activation": "quantized_bits(6,2,1)",
+    }
     if flag(rng):
         return True, "QGlobalAveragePooling2D", settings, "i"
     return True, "QAveragePooling2D", {**settings, "pool_size": pick(rng, (2, 2), (3, 1))}, "i"
@@ -358,7 +423,8 @@ def quantized_recurrent(rng, k):
     settings = {
         "units": int(rng.integers(1, 4)), "return_sequences": flag(rng), "kernel_quantizer": "quantized_bits(4,0,alpha=1)",
         "recurrent_quantizer": "quantized_bits(4,0,1,alpha=1)", "bias_quantizer": "quantized_bits(4,0,alpha=1)",
-        "state_quantizer": "quantized_bits(6,1,1,alpha=1)", "activation": pick(rng, "quantized_tanh(6)", "quantized_bits(5,0,alpha=1)"),
+        "state_quantizer": "quantized_bits(6,1,1,alpha=1)", "activation": pick(rng, "quantized_tanh(6)",
+        "quantized_bits(5,0,alpha=1)"),
     }  # fmt: skip
     if kind != "QSimpleRNN":
         settings["recurrent_activation"] = pick(rng, "quantized_sigmoid(6)", "quantized_relu(5,0)")
@@ -396,13 +462,21 @@ def framework(family):
     from tensorflow.python.ops import array_ops
     from tensorflow.python.util import nest
 
-    nest.is_sequence, array_ops.stack, array_ops.unstack = nest.is_nested, tf.stack, tf.unstack  # names that QKeras 0.9 expects
+    nest.is_sequence, array_ops.stack, array_ops.unstack = (
+        nest.is_nested,
+        tf.stack,
+        tf.unstack,
+    )  # names that QKeras 0.9 expects
     import qkeras
     import qkeras.qconv2d_batchnorm
     import qkeras.qdepthwiseconv2d_batchnorm
     import qkeras.qpooling
 
-    found = {k: v for m in (qkeras.qconv2d_batchnorm, qkeras.qdepthwiseconv2d_batchnorm, qkeras.qpooling) for k, v in vars(m).items()}
+    found = {
+        k: v
+        for m in (qkeras.qconv2d_batchnorm, qkeras.qdepthwiseconv2d_batchnorm, qkeras.qpooling)
+        for k, v in vars(m).items()
+    }
     return type("Layers", (), {**vars(keras.layers), **vars(qkeras), **found}), keras.Model, keras.Input
 
 
@@ -417,7 +491,10 @@ def build(family, seed, count):
         sources = {k: layers.QActivation("quantized_bits(6,2,1,alpha=1)", name=f"q{k}")(x) for k, x in inputs.items()}
     outputs = []
     if family == "qkeras":
-        outputs = [layers.QActivation("quantized_bits(5,1,1)", name=f"e{k}_QActivation")(x) for k, x in enumerate(sources.values())]
+        outputs = [
+            layers.QActivation("quantized_bits(5,1,1)", name=f"e{k}_QActivation")(x)
+            for k, x in enumerate(sources.values())
+        ]
     while len(outputs) < count:
         choices = QKERAS if family == "qkeras" else KERAS
         exact, kind, settings, which = choices[int(rng.integers(len(choices)))](rng, len(outputs))
@@ -468,7 +545,10 @@ def make(family, folder, seed, count):
     fill(model, rng, family)
     step = 32.0 if family == "qkeras" else 8.0
     data = {k: (rng.integers(-40, 41, (EVENTS, *s)) * (8.0 / step)).astype(np.float32) for k, s in shapes.items()}
-    data = {k: v / 8 if family != "qkeras" else v / 8 + rng.uniform(-0.1, 0.1, v.shape).astype(np.float32) for k, v in data.items()}
+    data = {
+        k: v / 8 if family != "qkeras" else v / 8 + rng.uniform(-0.1, 0.1, v.shape).astype(np.float32)
+        for k, v in data.items()
+    }
     if "n" in data:
         data["n"] = rng.integers(0, 9, (EVENTS, *shapes["n"])).astype(np.float32)
     results = model.predict([data[k] for k in shapes], verbose=0)
@@ -484,11 +564,11 @@ def make(family, folder, seed, count):
 
 def save(model, place, family, seed):
     """The files of the model: .keras, .h5, or .json with weights."""
-    if family == "keras3":
+    if seed % 3 == 1:
         model.save(place / "model.keras")
     elif seed % 3 == 0:
         (place / "model.json").write_text(model.to_json())
-        model.save_weights(place / "model_weights.h5")
+        model.save_weights(place / ("model.weights.h5" if family == "keras3" else "model_weights.h5"))
     else:
         model.save(place / "model.h5")
     return sorted(place.iterdir())

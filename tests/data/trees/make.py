@@ -8,12 +8,11 @@ the reader uses, by MODEL/ATTRIBUTE; a test puts them into objects of the same c
 import pathlib
 
 import numpy as np
-import sklearn.ensemble as ensemble
-import sklearn.tree as tree
 import xgboost as xgb
 from onnxmltools import convert_xgboost
 from onnxmltools.convert.common.data_types import FloatTensorType
 from skl2onnx import to_onnx
+from sklearn import ensemble, tree
 
 HERE = pathlib.Path(__file__).parent
 FEATURES = 6
@@ -35,7 +34,11 @@ def xgboost_models(x, two, three, value, results):
         "regression": (xgb.XGBRegressor(**common), value, "ubj"),
         "poisson": (xgb.XGBRegressor(**common, objective="count:poisson"), value, "json"),
         "dart": (xgb.XGBClassifier(**common, booster="dart", rate_drop=0.3), two, "json"),
-        "lossguide": (xgb.XGBRegressor(n_estimators=4, grow_policy="lossguide", max_leaves=30, max_depth=0), value, "json"),
+        "lossguide": (
+            xgb.XGBRegressor(n_estimators=4, grow_policy="lossguide", max_leaves=30, max_depth=0),
+            value,
+            "json",
+        ),
     }
     for name, (model, target, ending) in models.items():
         model.fit(x, target)
@@ -44,7 +47,9 @@ def xgboost_models(x, two, three, value, results):
         has = hasattr(model, "predict_proba")
         results[f"xgboost_{name}.y"] = model.predict_proba(x[:100]) if has else model.predict(x[:100])
         if name in ("binary", "multi"):
-            onnx_model = convert_xgboost(model, initial_types=[("x", FloatTensorType([None, FEATURES]))], target_opset=15)
+            onnx_model = convert_xgboost(
+                model, initial_types=[("x", FloatTensorType([None, FEATURES]))], target_opset=15
+            )
             (HERE / f"xgboost_{name}.onnx").write_bytes(onnx_model.SerializeToString())
 
 
