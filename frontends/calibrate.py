@@ -329,7 +329,8 @@ def fold_scales(model: RealModel) -> RealModel:
         for k in chain:
             op = nodes[k].op
             if isinstance(op, Offset):
-                nodes[k] = replace(nodes[k], op=Offset(op.offset * factor))
+                offset = np.float32(op.offset * factor)  # a product of two float32 numbers has bits that nothing needs
+                nodes[k] = replace(nodes[k], op=Offset(np.asarray(offset, np.float64)))
             elif isinstance(op, Dense):
                 nodes[k] = replace(nodes[k], op=Dense(op.weights * factor.reshape(-1)))
         nodes[i] = RealNode(node.name, Reshape(node.shape), node.operands, node.shape)

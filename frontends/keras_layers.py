@@ -64,8 +64,12 @@ def _axes(c: Layer, default: int, rank: int) -> list[int]:
     return sorted(c.axis(a, rank) for a in (found if isinstance(found, list) else [found]))
 
 
+def _float32(values: Float) -> Float:
+    return values.astype(np.float32).astype(np.float64)
+
+
 def _batch_normalization(c: Layer) -> int:
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta with the moving statistics."""
+    """x * factor + offset with the moving statistics; both are float32 numbers, as the framework makes them."""
     c.ignore(
         "momentum", "fused", "virtual_batch_size", "adjustment", "synchronized", "renorm_clipping", "renorm_momentum"
     )
@@ -90,8 +94,8 @@ def _batch_normalization(c: Layer) -> int:
     mean, variance = (c.shaped(k, found[k].reshape(sizes), sizes) for k in ("moving_mean", "moving_variance"))
     if (variance + epsilon <= 0).any():
         raise c.error("variance + epsilon must be positive", "check the training")
-    factor = found.get("gamma", np.ones(sizes)).reshape(sizes) / np.sqrt(variance + epsilon)
-    offset = found.get("beta", np.zeros(sizes)).reshape(sizes) - mean * factor
+    factor = _float32(found.get("gamma", np.ones(sizes)).reshape(sizes) / np.sqrt(variance + epsilon))
+    offset = _float32(found.get("beta", np.zeros(sizes)).reshape(sizes) - mean * factor)
     y = c.add(Scale(_along(factor, axes, shape)), c.x, suffix=".scale")
     return c.add(Offset(_along(offset, axes, shape)), y)
 

@@ -234,7 +234,7 @@ def _folded(c: Layer) -> int:
 
 
 def _pool(c: Layer, kind: str) -> int:
-    """A maximum, or a mean over what is no padding."""
+    """A maximum, or a mean over what is no padding, as on TensorFlow and JAX; on torch, Keras 3 counts uneven padding too."""
     rank = _rank(c)
     x, first = _channels_last(c, rank)
     *spatial, channels = c.shape(x)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from ..errors import CompileError
 from ..graph import Graph, verify
-from .forest import prune_trees
 from .layout import fold_layout, merge_layout, sink_transposes
 from .maxima import maxima_first
 from .narrow import drop_unseen_bits, zero_unused_elements
@@ -24,7 +23,6 @@ PASSES: dict[str, Pass] = {
     "merge-layout": merge_layout,
     "fold-layout": fold_layout,
     "narrow-ranges": narrow_ranges,
-    "prune-trees": prune_trees,
     "drop-unseen-bits": drop_unseen_bits,
     "zero-unused-elements": zero_unused_elements,
     "merge-equal": merge_equal,
@@ -44,7 +42,6 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "fold-layout",
         "narrow-ranges",
         "remove-dead",
-        "prune-trees",
         "zero-unused-elements",
         "drop-unseen-bits",
         "narrow-ranges",
@@ -52,7 +49,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "remove-dead",
     ),
     # What backends are given: requantize is gone, and what it left is simplified.
-    "hardware": ("realise-requantize", "fold-constants", "narrow-ranges", "prune-trees", "merge-equal", "remove-dead"),
+    "hardware": ("realise-requantize", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
     # What engines in software run: as hardware, with pooling before rounding.
     "software": ("maxima-first", "remove-dead"),
 }

@@ -6,31 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Builder, Graph, Node, rewrite
 from ..ops import Forest
 from ..types import Int64, Tensor
 
-__all__ = ["prune_trees", "pruned"]
+__all__ = ["pruned"]
 
 _Box = tuple[int, int, int, Any] | None
 """(feature, lowest, highest, what is known besides) on the way to a node."""
 
 
-def prune_trees(graph: Graph) -> Graph:
-    """Comparisons that an earlier one or the operand's interval decides go, and those whose both ways give the same."""
-
-    def rule(builder: Builder, node: Node, operands: tuple[int, ...]) -> int | None:
-        if not isinstance(node.op, Forest):
-            return None
-        smaller = pruned(node.op, builder.type(operands[0]))
-        same = len(smaller.features) == len(node.op.features) and len(smaller.values) == len(node.op.values)
-        return None if same else builder.add(smaller, *operands, name=node.name)
-
-    return rewrite(graph, rule)
-
-
 def pruned(op: Forest, x: Tensor) -> Forest:
-    """The smallest forest that this finds of equal values for every operand of type x."""
+    """A forest of equal values for every operand of type x: comparisons that an earlier one or the interval of their feature
+    decides are gone, and those whose both ways give the same."""
     values, leaf = np.unique(op.values, axis=0, return_inverse=True)
     goes = _decided(op, x)
     left, right = op.left.tolist(), op.right.tolist()

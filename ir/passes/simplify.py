@@ -6,10 +6,11 @@ import numpy as np
 
 from ..errors import CompileError
 from ..graph import Builder, Graph, Node, Output, rewrite
-from ..ops import Add, Compare, Constant, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize, Select
+from ..ops import Add, Compare, Constant, Forest, Input, Linear, Lookup, Maximum, Minimum, Mul, Quantize, Select
 from ..rounding import Overflow
 from ..text import format_attributes
 from ..types import Int64, IntLike, bit_length
+from .forest import pruned
 
 __all__ = ["fold_affine", "fold_constants", "merge_equal", "narrow_ranges", "remove_dead"]
 
@@ -161,6 +162,8 @@ def narrow_ranges(graph: Graph) -> Graph:
             return _decided(builder, node, operands, node.name in kept)
         if isinstance(node.op, Lookup):
             return _trimmed(builder, node, node.op, operands[0])
+        if isinstance(node.op, Forest):
+            return builder.add(pruned(node.op, builder.type(operands[0])), *operands, name=node.name)
         return None
 
     return rewrite(graph, rule)

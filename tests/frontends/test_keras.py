@@ -257,3 +257,47 @@ def test_grouped_convolution(tmp_path):
         for t in range(3):
             wanted[:, :, 3 * g : 3 * g + 3] += x[:, t : t + 3, 2 * g : 2 * g + 2] @ kernel[t, :, 3 * g : 3 * g + 3]
     np.testing.assert_array_equal(results(path, x)[0], wanted)
+
+
+def test_dense_with_folded_batch_normalization(tmp_path):
+    """The normalization goes into the weights in float32 before they are quantized; trainable variables come first."""
+    rng = np.random.default_rng(2)
+    arrays = {n: rng.uniform(0.5, 1.5, 2) for n in ("bias", "gamma", "beta", "moving_mean", "moving_variance")}
+    arrays = {"kernel": rng.uniform(-1, 1, (3, 2)), **arrays, "iteration": [-1.0]}
+    layer = k.layer(
+        "QDenseBatchnorm", "d", ["x"], units=2, epsilon=0.001, kernel_quantizer="quantized_bits(4,1,alpha=1)",
+        bias_quantizer="quantized_bits(6,2)", axis=[-1], momentum=0.99, folding_mode="ema_stats_folding",
+    )  # fmt: skip
+    path = k.write_h5(tmp_path / "m.h5", k.functional(k.entry(3), layer), {"d": arrays})
+    factor = arrays["gamma"] / np.sqrt(arrays["moving_variance"] + 0.001)
+    kernel = np.clip(np.round(factor * arrays["kernel"] * 4), -8, 7) / 4
+    bias = np.clip(np.round((factor * (arrays["bias"] - arrays["moving_mean"]) + arrays["beta"]) * 8), -32, 31) / 8
+    np.testing.assert_array_equal(results(path, X)[0], X @ kernel + bias)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, 0.3])
+def test_quantized_linear_divides_by_alpha(tmp_path, alpha):
+    """Unlike quantized_bits, whose alpha only multiplies the result."""
+    spec = {
+        "class_name": "qkeras>quantized_linear",
+        "config": {"bits": 4, "integer": 1, "symmetric": 1, "alpha": alpha},
+    }
+    layers = k.layer("QActivation", "q", ["x"], activation=spec)
+    path = k.write_h5(tmp_path / "m.h5", k.functional(k.entry(3), layers), {})
+    step = 0.25 * float(np.float32(1 if alpha is None else alpha))
+    np.testing.assert_allclose(results(path, X)[0], np.clip(np.round(X / step), -7, 7) * step, rtol=1e-12)
+
+
+def test_calibrated_batch_normalization_has_narrow_constants(tmp_path):
+    """Biases of very different sizes times float factors fit the language's 62 bits."""
+    rng = np.random.default_rng(3)
+    norm = k.layer("BatchNormalization", "n", ["d"], epsilon=0.001)
+    model = k.functional(k.entry(3), {**DENSE, "config": {**DENSE["config"], "activation": "linear"}}, norm)
+    arrays = {n: rng.uniform(0.5, 1.5, 2) for n in ("gamma", "beta", "moving_mean", "moving_variance")}
+    arrays |= {"beta": [0.0, 0.0], "moving_mean": [0.0, 0.0]}
+    variables = {"d": {"kernel": KERNEL + rng.normal(size=(3, 2)), "bias": [1.37e-7, 3.1e-8]}, "n": arrays}
+    design = hc.compile(
+        k.write_h5(tmp_path / "m.h5", model, variables), calibration=rng.normal(size=(200, 3)), bits=8, backends=()
+    )
+    assert design.calibration is not None
+    assert design.calibration.deviation.relative_rms < 0.05

@@ -113,7 +113,7 @@ def test_many_jobs_do_not_hurt_each_other():
         jobs,
         load_target("ecp5-85k"),
         2,
-        1.5,
+        5.0,
         progress=lambda done, total, result: seen.append((done, total, result.name)),
     )
     assert [result.name for result in found] == ["slow layer", "good layer", "broken layer"]
