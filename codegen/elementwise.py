@@ -5,7 +5,7 @@ Every intermediate is given the narrow type only where its interval proves that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from ..ir.ops import Add, Compare, Lookup, Maximum, Minimum, Mul, Neg, Op, Quant
 from ..ir.rounding import Overflow, Rounding, round_ratio
 from ..ir.types import Fixed, Int64, Tensor
 
-__all__ = ["ELEMENTWISE", "RELATIONS", "Dialect", "Expression", "apply", "fits_int32", "literal"]
+__all__ = ["ELEMENTWISE", "RELATIONS", "Dialect", "Expression", "apply", "fits_int32", "literal", "narrowest"]
 
 ELEMENTWISE = (Add, Sub, Mul, Neg, Shift, Maximum, Minimum, Compare, Select, Quantize, Lookup)
 RELATIONS = {"less": "<", "less_equal": "<=", "equal": "=="}
@@ -27,6 +27,13 @@ _INT32 = (1 << 31) - 1
 def fits_int32(*values: NDArray[np.int64]) -> bool:
     """All of the given integers, and sums of a few units more, fit an int32."""
     return all(v.size == 0 or (int(v.min()) >= -_INT32 + 4 and int(v.max()) <= _INT32 - 4) for v in values)
+
+
+def narrowest(t: Tensor, kinds: Sequence[str]) -> str:
+    """The first of these integer types (as numpy names them) that holds every raw value of a tensor."""
+    lo, hi, _ = t.flat()
+    least, most = int(lo.min(initial=0)), int(hi.max(initial=0))
+    return next(k for k in kinds if np.iinfo(k).min <= least and most <= np.iinfo(k).max)
 
 
 def literal(n: int, wide: str = "INT64_C({})") -> str:

@@ -314,7 +314,7 @@ def _concat(u: Unroller, node: Node, *x: Wires) -> Wires:
 def _window(u: Unroller, node: Node, x: Wires) -> Wires:
     """Taps that are wires of the operand, and the constant zero in the padding."""
     assert isinstance(node.op, Window)
-    index, zero = node.op.indices(x.rows.shape), u.constant(0, 0)
+    index, zero = node.op.source(x.rows.shape), u.constant(0, 0)
     return Wires(*(np.where(index < 0, z, f.reshape(-1)[index]) for z, f in zip(zero, (x.rows, x.shifts, x.signs))))
 
 

@@ -17,8 +17,8 @@ from ...ir.ops import (
     Forest,
     Gather,
     Input,
+    Layout,
     Linear,
-    Op,
     ReduceMax,
     ReduceSum,
     Reshape,
@@ -84,16 +84,6 @@ def emit(graph: Graph) -> Project:
         name: resources.files("hwcompile.templates").joinpath(f"cpu/{name}.j2").read_text() for name in writer.kernels
     }
     return Project({"engine.cpp": body, **kernels, "engine.h": header(graph)})
-
-
-def source_index(op: Op, shape: tuple[int, ...]) -> Int64:
-    """The flat index into the operand, of the given shape, that each element of a layout op is; -1: zero."""
-    if isinstance(op, Gather):
-        return op.indices
-    if isinstance(op, Window):
-        return op.indices(shape)
-    assert isinstance(op, Transpose)
-    return np.arange(math.prod(shape), dtype=np.int64).reshape(shape).transpose(op.axes)
 
 
 _DEEPEST = 24
@@ -497,7 +487,8 @@ class _Writer:
 
     def _gather(self, i: int, node: Node, forms: list[Storage]) -> None:
         x = node.operands[0]
-        index = source_index(node.op, self.nodes[x].type.shape)
+        assert isinstance(node.op, Layout)
+        index = node.op.source(self.nodes[x].type.shape)
         at = self.tables.parameter(f"{node.name.replace('.', '_')}_from", index.reshape(-1).astype(np.int64))
         value = f"b.{self.buffer(x)}[{at}]"
         if (index < 0).any():
@@ -539,8 +530,9 @@ class _Writer:
         kind = lane(*node.type.flat()[:2], lo.reshape(-1) << up, hi.reshape(-1) << up)
         name, widen = identifier(node.name), "widen" if kind == "wide" else ""
         if x in self.inside:
-            source = self.nodes[x].operands[0]
-            taps = source_index(self.nodes[x].op, self.nodes[source].type.shape)[..., 0].reshape(-1)
+            source, window = self.nodes[x].operands[0], self.nodes[x].op
+            assert isinstance(window, Window)
+            taps = window.source(self.nodes[source].type.shape)[..., 0].reshape(-1)
             at = self.tables.add(f"{name}_taps", np.where(taps < 0, -1, taps))
             start, step, value = f"(i / {inner}) * {length}", "j++", f"b.{self.buffer(source)}[{at}[j] + i % {inner}]"
             if (taps < 0).any():

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from ...ir.graph import Graph
 from ...ir.types import Tensor
+from ..elementwise import narrowest
 from ..identifiers import CPP_RESERVED, safe
 
 __all__ = ["header", "identifier", "storage_type"]
 
-_STORAGE = (
-    ("uint8_t", 0, 255),
-    ("int8_t", -128, 127),
-    ("uint16_t", 0, 65535),
-    ("int16_t", -32768, 32767),
-    ("int32_t", -(1 << 31), (1 << 31) - 1),
-    ("int64_t", -(1 << 63), (1 << 63) - 1),
-)
+_STORAGE = ("uint8", "int8", "uint16", "int16", "int32", "int64")
 
 
 def storage_type(t: Tensor) -> str:
     """The narrowest C integer type that holds every raw value of a tensor: how events lie in memory."""
-    lo, hi, _ = t.flat()
-    return next(
-        name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high
-    )
+    return f"{narrowest(t, _STORAGE)}_t"
 
 
 def header(graph: Graph) -> str:

@@ -240,7 +240,7 @@ def _pooling(
     if m is None or not isinstance(top := graph.nodes[m].op, ReduceMax) or top.axis != len(shape) - 1:
         return None
     before, after = (graph.nodes[k].type.arrays()[2].reshape(-1, shape[-1]) for k in (sums, m))
-    index = op.indices(shape)[..., 0].reshape(-1, op.taps) // shape[-1]
+    index = op.source(shape)[..., 0].reshape(-1, op.taps) // shape[-1]
     if (index < 0).any() or (before != before[:1]).any() or (after != before[:1]).any():
         return None
     where = reading.at[index]

@@ -59,15 +59,16 @@ def choose(op: Linear, x: Tensor) -> Dot:
     if n_in > _LONGEST:
         raise CompileError("linear", f"the gpu backend sums at most {_LONGEST} products, not {n_in}")
     total = op.partial_sum_bound(x)
+    wide = total > _INT32 - 7  # room for the digits' roundings
     offset = 0 if low >= -128 and high <= 127 else low + 128 if high - low <= 255 else 0
     largest = max(abs(low - offset), abs(high - offset))
     sums = int(np.abs(w).sum(axis=0).max(initial=0)) * largest
     magnitude = int(np.abs(w).max(initial=0))
     fits = low - offset >= -128 and high - offset <= 127
     if fits and int(w.min(initial=0)) >= -128 and int(w.max(initial=0)) <= 127 and sums <= _INT32:
-        return Dot("int8", offset, 1, w[None], False, offset * w.sum(axis=0))
+        return Dot("int8", offset, 1, w[None], wide, offset * w.sum(axis=0))
     none = np.zeros(w.shape[1], np.int64)
     if max(-low, high) <= 1 << 11 and magnitude <= 1 << 11 and total < 1 << 24:
         return Dot("float16", 0, 1, w[None], False, none)
     count = digits(np.array([low, high])).shape[0]
-    return Dot("int8", 0, count, digits(w), total > _INT32, none)
+    return Dot("int8", 0, count, digits(w), wide, none)

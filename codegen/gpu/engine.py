@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -137,26 +136,19 @@ def compile_kernels(project: Project, capabilities: tuple[int, ...] = (80, 90)) 
 
 
 def _python(words: list[Any], environment: dict[str, str], where: str) -> str:
-    own = {**os.environ, **environment, "TRITON_DEFAULT_FP_FUSION": "0", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, *map(str, words)], env=own, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise CompileError(where, lines[-1] if lines else f"stopped with exit status {done.returncode}")
-    return done.stdout
+    own = {**environment, "TRITON_DEFAULT_FP_FUSION": "0", "PYTHONWARNINGS": "ignore"}
+    done = process.run([sys.executable, *words], where=where, environment=own)
+    if not done.ok:
+        raise CompileError(where, process.error_line(done.output, r"^\w*Error"))
+    return done.output
 
 
 def _written(project: Project) -> Path:
     """The module on disk, once for each content: Triton reads a kernel's source from its file."""
     folder = process.cache_folder("gpu") / project.digest[:2] / project.digest
     (path,) = (folder / name for name in project.files)
-    if not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(str(next(iter(project.files.values()))), encoding="utf-8")
-            os.replace(partial, path)
-        except OSError as e:
-            raise CompileError(str(folder), f"cannot be written: {e.strerror or e}", "free space") from None
+    if not path.exists() and not process.write_atomic(path, next(iter(project.files.values()))):
+        raise CompileError(str(folder), "cannot be written", "free space, or set XDG_CACHE_HOME")
     return path
 
 

@@ -10,20 +10,14 @@ import numpy as np
 from ...ir.graph import Node
 from ...ir.ops import Forest, Linear, ReduceMax, ReduceSum
 from ...ir.types import Int64, Tensor
-from ..elementwise import Expression, apply, fits_int32, lane, literal
+from ..elementwise import Expression, apply, fits_int32, lane, literal, narrowest
 from . import dots
 from .forest import walk
 from .plan import Copy, Kernel, Plan, broadcast_index, tile_width
 
 __all__ = ["Arenas", "KernelText", "storage_dtype", "write_kernel"]
 
-_STORAGE = (
-    ("int8", -128, 127),
-    ("uint8", 0, 255),
-    ("int16", -32768, 32767),
-    ("int32", -(1 << 31), (1 << 31) - 1),
-    ("int64", -(1 << 63), (1 << 63) - 1),
-)
+_STORAGE = ("int8", "uint8", "int16", "int32", "int64")
 _SPLIT_COLUMNS, _SPLIT_DEPTH = 64, 64
 """Columns of a tile, and products of a step, of a matrix that is too large for registers."""
 _TILE = 1 << 14
@@ -32,10 +26,7 @@ _TILE = 1 << 14
 
 def storage_dtype(t: Tensor) -> str:
     """The narrowest type of memory that holds every raw value of a tensor."""
-    lo, hi, _ = t.flat()
-    return next(
-        name for name, low, high in _STORAGE if low <= int(lo.min(initial=0)) and int(hi.max(initial=0)) <= high
-    )
+    return narrowest(t, _STORAGE)
 
 
 @dataclass
@@ -189,14 +180,11 @@ class _Writer:
         padded = np.pad(grid, [(0, 0), (0, full - at.n)], mode="edge")
         if (grid == grid[:1]).all():
             text = f"tl.load({arena} + {self.arenas.add(kind, padded[0])} + {at.name})[None, :]"
-            return self._once(text, at.steady)
+            return self.name_of(text, at.steady and not self.indent)
         if (grid == grid[:, :1]).all():
-            return self._once(f"tl.load({arena} + {self.arenas.add(kind, grid[:, 0])} + row)[:, None]", False)
+            return self.name_of(f"tl.load({arena} + {self.arenas.add(kind, grid[:, 0])} + row)[:, None]")
         start = self.arenas.add(kind, padded)
-        return self._once(f"tl.load({arena} + {start} + row[:, None] * {full} + {at.name}[None, :])", False)
-
-    def _once(self, text: str, steady: bool) -> str:
-        return self.name_of(text, steady and not self.indent)
+        return self.name_of(f"tl.load({arena} + {start} + row[:, None] * {full} + {at.name}[None, :])")
 
     def _place(self, index: Int64) -> tuple[str, bool]:
         """(expression of an index per element, whether it may be -1)."""
@@ -345,8 +333,8 @@ class _Writer:
     def _linear(self, node: Node, op: Linear) -> Expression:
         (j,) = node.operands
         x = self.nodes[j].type
-        dot, total = dots.choose(op, x), op.partial_sum_bound(x)
-        kind = self.wide if total > (1 << 31) - 8 else self.narrow
+        dot = dots.choose(op, x)
+        kind = self.wide if dot.wide else self.narrow
         if self.kernel.split:
             text = self._split_dot(j, op, dot, kind)
         elif op.weights.shape[0] == 1 or op.weights.shape[1] == 1:

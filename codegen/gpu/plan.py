@@ -14,7 +14,20 @@ import numpy as np
 
 from ...ir.errors import CompileError
 from ...ir.graph import Graph, Node
-from ...ir.ops import Concat, Constant, Forest, Gather, Input, Linear, ReduceMax, ReduceSum, Reshape, Transpose, Window
+from ...ir.ops import (
+    Concat,
+    Constant,
+    Forest,
+    Gather,
+    Input,
+    Layout,
+    Linear,
+    ReduceMax,
+    ReduceSum,
+    Reshape,
+    Transpose,
+    Window,
+)
 from ...ir.types import Int64, Tensor
 from ..elementwise import ELEMENTWISE
 
@@ -83,10 +96,6 @@ class Plan:
     outputs: tuple[int, ...]
     buffers: dict[int, Tensor]
 
-    def producer(self, i: int) -> int:
-        """The kernel that computes node i; -1 for inputs and constants."""
-        return next((k for k, kernel in enumerate(self.kernels) if i in kernel.columns), -1)
-
 
 def tile_width(n: int) -> int:
     """Columns of the tile that holds n: a power of two, and at least what an int8 dot product takes."""
@@ -148,7 +157,7 @@ class _Planner:
             values = [self.constants[j][None] for j in node.operands]
             found = node.op.evaluate(node.type, self.graph.operand_types(node), *values)
             self.constants[i] = np.broadcast_to(found, (1, *node.type.shape))[0]
-        elif isinstance(node.op, Reshape | Transpose | Gather | Window):
+        elif isinstance(node.op, Layout):
             self._view(i, node)
         elif isinstance(node.op, Concat):
             self._concat(i, node, node.op)
@@ -169,11 +178,8 @@ class _Planner:
             self.views[i] = before
             return
         shape = self.nodes[j].type.shape
-        if isinstance(node.op, Transpose):
-            at = np.arange(math.prod(shape), dtype=np.int64).reshape(shape).transpose(node.op.axes)
-        else:
-            at = node.op.indices if isinstance(node.op, Gather) else node.op.indices(shape)  # pyright: ignore[reportAttributeAccessIssue]
-        at = at.reshape(-1)
+        assert isinstance(node.op, Layout)
+        at = node.op.source(shape).reshape(-1)
         if before.index is not None:
             at = np.where(at < 0, -1, before.index[np.maximum(at, 0)])
         self.views[i] = View(before.source, at)

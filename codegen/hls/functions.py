@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ir.ops import Concat, Forest, Gather, Linear, Transpose, Window
+from ...ir.ops import Concat, Forest, Gather, Layout, Linear, Transpose, Window
 from ..schedule import LayerSchedule, Schedule, folding
 from .forest import forest_lines
 from .loops import indented, loop, partition, product_of, signature
@@ -184,10 +184,9 @@ def _forest(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
 
 def _gather(plan: Plan, i: int, body: Body, tables: Tables) -> list[str]:
     node = plan.graph.nodes[i]
-    assert isinstance(node.op, Gather | Window)
-    x = node.operands[0]
-    index = node.op.indices if isinstance(node.op, Gather) else node.op.indices(plan.graph.nodes[x].type.shape)
-    flat, name = index.reshape(-1), plan.names[i]
+    assert isinstance(node.op, Layout)
+    x, name = node.operands[0], plan.names[i]
+    flat = node.op.source(plan.graph.nodes[x].type.shape).reshape(-1)
     steps = np.unique(np.diff(flat))
     if len(steps) <= 1:
         step = int(steps[0]) if len(steps) else 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ...ir.errors import CompileError
-from ...ir.ops import Concat, Constant, Forest, Gather, Linear, ReduceMax, ReduceSum, Transpose, Window
+from ...ir.ops import Concat, Constant, Forest, Gather, Layout, Linear, ReduceMax, ReduceSum, Transpose, Window
 from ...ir.types import Int64
 from ..schedule import Folding, Schedule, folding
 from .plan import Function, Nest, Plan
@@ -419,15 +419,10 @@ class _Planner:
 
     def _gather(self, layer: str, name: str, nest: Nest) -> None:
         node = self.nodes[nest.end]
-        x, size = node.operands[0], self.nodes[node.operands[0]].type.size
+        x = node.operands[0]
         shape = self.nodes[x].type.shape
-        if isinstance(node.op, Gather):
-            index = node.op.indices
-        elif isinstance(node.op, Window):
-            index = node.op.indices(shape)
-        else:
-            assert isinstance(node.op, Transpose)
-            index = np.arange(size).reshape(shape).transpose(node.op.axes)
+        assert isinstance(node.op, Layout)
+        index = node.op.source(shape)
         lanes = node.type.shape[-1] if node.type.shape else 1
         source = self._use(self.plan.storage[x])
         words = node.type.size // lanes

@@ -4,7 +4,7 @@ from .arithmetic import Add, Maximum, Minimum, Mul, Neg, Shift, Sub
 from .base import Op
 from .compare import Compare, Select
 from .forest import Forest
-from .layout import Concat, Gather, Reshape, Transpose
+from .layout import Concat, Gather, Layout, Reshape, Transpose
 from .linear import Linear
 from .quantizing import Lookup, Quantize, Requantize
 from .reduce import ReduceMax, ReduceSum
@@ -20,6 +20,7 @@ __all__ = [
     "Forest",
     "Gather",
     "Input",
+    "Layout",
     "Linear",
     "Lookup",
     "Maximum",

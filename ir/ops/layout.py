@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,16 +12,29 @@ import numpy as np
 from ..types import Fixed, Int64, Tensor
 from .base import Op, refuse
 
-__all__ = ["Concat", "Gather", "Reshape", "Transpose"]
+__all__ = ["Concat", "Gather", "Layout", "Reshape", "Transpose"]
 
 
 @dataclass(frozen=True, eq=False)
-class Reshape(Op):
+class Layout(Op):
+    """An op whose elements are elements of its only operand, or 0."""
+
+    arity: ClassVar[int | None] = 1
+
+    def source(self, shape: Sequence[int]) -> Int64:
+        """In the result's shape: the flat index into an operand of `shape` that each element is; -1: it is 0."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Layout):
     """The same values in row-major order under another shape."""
 
     name: ClassVar[str] = "reshape"
-    arity: ClassVar[int | None] = 1
     shape: tuple[int, ...]
+
+    def source(self, shape: Sequence[int]) -> Int64:
+        return np.arange(math.prod(shape), dtype=np.int64).reshape(self.shape)
 
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
@@ -33,12 +47,14 @@ class Reshape(Op):
 
 
 @dataclass(frozen=True, eq=False)
-class Transpose(Op):
+class Transpose(Layout):
     """Axes in the order `axes` (without the batch axis), as numpy's transpose."""
 
     name: ClassVar[str] = "transpose"
-    arity: ClassVar[int | None] = 1
     axes: tuple[int, ...]
+
+    def source(self, shape: Sequence[int]) -> Int64:
+        return np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape)).transpose(self.axes)
 
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
@@ -51,12 +67,14 @@ class Transpose(Op):
 
 
 @dataclass(frozen=True, eq=False)
-class Gather(Op):
+class Gather(Layout):
     """result.flat[k] = x.flat[indices.flat[k]]: slices, crops, repeats and any other fixed choice of elements."""
 
     name: ClassVar[str] = "gather"
-    arity: ClassVar[int | None] = 1
     indices: Int64
+
+    def source(self, shape: Sequence[int]) -> Int64:
+        return self.indices
 
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands

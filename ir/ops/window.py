@@ -10,13 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from ..types import Fixed, Int64, Tensor
-from .base import Op, refuse
+from .base import refuse
+from .layout import Layout
 
 __all__ = ["Window"]
 
 
 @dataclass(frozen=True, eq=False)
-class Window(Op):
+class Window(Layout):
     """The elements under a kernel at each of its positions: ``[*spatial, channels] -> [*positions, taps, channels]``.
 
     `kernel`, `strides`, `dilations` and the padding in front (`begin`) and behind (`end`) have one number per spatial
@@ -25,7 +26,6 @@ class Window(Op):
     """
 
     name: ClassVar[str] = "window"
-    arity: ClassVar[int | None] = 1
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -58,7 +58,7 @@ class Window(Op):
             return np.clip(at, first[:, None], last[:, None])
         return np.where(inside, at, -1)
 
-    def indices(self, shape: Sequence[int]) -> Int64:
+    def source(self, shape: Sequence[int]) -> Int64:
         """``[*positions, taps, channels]``: the flat index that each element of the result is; -1: zero."""
         *spatial, channels = shape
         rank = len(spatial)
@@ -75,7 +75,7 @@ class Window(Op):
     def infer(self, *operands: Tensor) -> Tensor:
         (x,) = operands
         self._check(x)
-        index = self.indices(x.shape)
+        index = self.source(x.shape)
         if self.fill == "nearest" and (index < 0).any():
             raise refuse(self, "a window lies in the padding alone", "use less padding")
         lo, hi, exp = (np.broadcast_to(f, x.shape).reshape(-1) for f in x.arrays())
@@ -98,6 +98,6 @@ class Window(Op):
             raise refuse(self, f"the kernel {list(self.kernel)} is larger than the padded operand {list(x.shape[:-1])}")
 
     def evaluate(self, result: Tensor, operands: Sequence[Tensor], *values: Int64) -> Int64:
-        index = self.indices(operands[0].shape)
+        index = self.source(operands[0].shape)
         flat = values[0].reshape(values[0].shape[0], -1)
         return np.where(index < 0, 0, flat[:, index])

@@ -169,10 +169,6 @@ def fold_layout(graph: Graph) -> Graph:
 def _source(builder: Builder, i: int) -> Int64 | None:
     """For a layout node: the flat index of its operand that each of its elements is."""
     node = builder.nodes[i]
-    if isinstance(node.op, Gather):
-        return node.op.indices
-    if isinstance(node.op, Transpose | Reshape):
-        t = builder.type(node.operands[0])
-        flat = np.arange(t.size, dtype=np.int64).reshape(t.shape)
-        return flat.transpose(node.op.axes) if isinstance(node.op, Transpose) else flat
-    return None
+    if not isinstance(node.op, Gather | Transpose | Reshape):
+        return None
+    return node.op.source(builder.type(node.operands[0]).shape)

@@ -29,7 +29,7 @@ def maxima_first(graph: Graph) -> Graph:
             return None
         before = builder.nodes[window.operands[0]]
         alone = readers.get(window.name) == 1 and readers.get(before.name) == 1
-        if not alone or not keeps_order(before.op) or (window.op.indices(before.type.shape) < 0).any():
+        if not alone or not keeps_order(before.op) or (window.op.source(before.type.shape) < 0).any():
             return None
         taken = builder.add(window.op, before.operands[0], name=window.name)
         largest = builder.add(node.op, taken, name=node.name)

@@ -12,7 +12,7 @@ from ..ops import (
     Concat,
     Constant,
     Forest,
-    Gather,
+    Layout,
     Linear,
     Lookup,
     Maximum,
@@ -20,12 +20,9 @@ from ..ops import (
     Neg,
     Quantize,
     Requantize,
-    Reshape,
     Select,
     Shift,
     Sub,
-    Transpose,
-    Window,
 )
 from ..ops.linear import exact_matmul
 from ..rounding import Rounding
@@ -147,14 +144,9 @@ def _needed(node: Node, k: int, alive: NDArray[np.bool_], operands: tuple[Tensor
         return alive.any(axis=-1, keepdims=True) & np.isin(np.arange(shape[-1]), op.features)
     if isinstance(op, _ELEMENTWISE):
         return _reduced(shape, alive)
-    if isinstance(op, Reshape):
-        return alive.reshape(shape)
-    if isinstance(op, Transpose):
-        return alive.transpose(np.argsort(op.axes))
-    if isinstance(op, Gather | Window):
-        index = op.indices if isinstance(op, Gather) else op.indices(shape)
+    if isinstance(op, Layout):
         read = np.zeros(operands[k].size + 1, bool)  # the last: padding, index -1
-        read[index[alive]] = True
+        read[op.source(shape)[alive]] = True
         return read[:-1].reshape(shape)
     if isinstance(op, Concat):
         start = sum(t.shape[op.axis] for t in operands[:k])
