@@ -104,7 +104,7 @@ def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
 def _padded(op: real.RealOp, shape: tuple[int, ...]) -> bool:
     """A layout op with elements that are the number 0, whatever the input's meaning."""
     if isinstance(op, ops.Window):
-        return bool((op.indices(shape) < 0).any())
+        return bool((op.source(shape) < 0).any())
     return isinstance(op, real.Gather) and bool((op.indices < 0).any())
 
 

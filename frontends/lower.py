@@ -342,7 +342,7 @@ def _window(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     op = node.op
     assert isinstance(op, ops.Window)
     x, shape = operands[0], builder.type(operands[0].node).shape
-    index = op.indices(shape)
+    index = op.source(shape)
     if (index < 0).any() or x.function is not None:
         x = settle(builder, x, node.name)
     if (index < 0).any() and not is_zero(x.affine.offset):  # the integer 0 is not the number 0

@@ -163,7 +163,7 @@ def _pool(c: Context, kind: str) -> Value:
         raise c.error(f"kernel_shape must have {len(spatial)} numbers, not {list(kernel)}")
     ceil = bool(c.attribute("ceil_mode", 0))
     window = _window(c, kernel, spatial, ceil, "nearest" if kind == "max" else "zero")
-    inside = replace(window, fill="zero").indices((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
+    inside = replace(window, fill="zero").source((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
     if kind == "max" and not inside.any(axis=-1).all():
         raise c.error("a window lies in the padding alone", "use less padding")
     windows = c.add(window, _channels_last(c).index, suffix=".windows")
