@@ -115,8 +115,16 @@ class Context:
 
     def add(self, op: RealOp, *operands: int, suffix: str = "", group: str = "") -> Ref:
         """Append a real op. The batch axis of the result stays where it was, counted from the last axis."""
-        name = self.node.name or self.node.output[0] or self.node.op_type
-        index = self.builder.add(op, *operands, name=f"{name}{suffix}", group=f"{name}{group}" if group else "")
+        group = f"{self.name}{group}" if group else ""
+        return self.ref(self.builder.add(op, *operands, name=f"{self.name}{suffix}", group=group))
+
+    @property
+    def name(self) -> str:
+        """What the names of the node's real ops begin with."""
+        return self.node.name or self.node.output[0] or self.node.op_type
+
+    def ref(self, index: int) -> Ref:
+        """A node that this one made, with its batch axis where it was, counted from the last axis."""
         batch = self.batch
         if batch > 0:
             batch += len(self.builder.nodes[index].shape) - len(self.shape(self._first))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.rounding import Rounding
 from .onnx_context import Context, Ref, Value
+from .order import Order
 from .real import (
     Compare,
-    Concat,
     Constant,
     Dense,
-    Gather,
     Maximum,
     Minimum,
     Offset,
@@ -27,7 +26,7 @@ from .real import (
     Transpose,
 )
 
-__all__ = ["LOGIC", "arg_extreme", "event_rank", "operand_node"]
+__all__ = ["LOGIC", "event_rank", "operand_node"]
 
 _UNLIMITED = 1 << 61
 
@@ -120,53 +119,6 @@ def _mod(c: Context) -> Value:
 # ---- order ------------------------------------------------------------------------------------------------------------
 
 
-def _last(c: Context, x: int, axis: int) -> int:
-    """The operand with `axis` behind all others."""
-    shape = c.builder.nodes[x].shape
-    order = (*(k for k in range(len(shape)) if k != axis), axis)
-    return x if axis == len(shape) - 1 else c.add(Transpose(order), x, suffix=".turned").index
-
-
-def _taken(c: Context, x: int, places: Sequence[int], suffix: str) -> int:
-    """The elements of the last axis at `places`."""
-    shape = c.builder.nodes[x].shape
-    index = np.arange(int(np.prod(shape))).reshape(shape)[..., list(places)]
-    return c.add(Gather(np.ascontiguousarray(index)), x, suffix=suffix).index
-
-
-def _places(c: Context, shape: tuple[int, ...], suffix: str) -> int:
-    """0, 1, 2 .. along the last axis of `shape`."""
-    values = np.broadcast_to(np.arange(float(shape[-1])), shape)
-    return c.add(Constant(values.copy()), suffix=suffix).index
-
-
-def _join(c: Context, *parts: int, suffix: str) -> int:
-    return c.add(Concat(len(c.builder.nodes[parts[0]].shape) - 1), *parts, suffix=suffix).index
-
-
-def _round(c: Context, x: int, where: int, relation: str, largest: bool) -> tuple[int, int]:
-    """(winners of neighbouring pairs along the last axis, their places); an odd one at the end goes on alone."""
-    n = c.builder.nodes[x].shape[-1]
-    name, pairs = f".of{n}", (range(0, n - 1, 2), range(1, n, 2))
-    a, b, i, j = (_taken(c, v, p, name) for v in (x, where) for p in pairs)
-    wins = c.add(Compare(relation), *((a, b) if largest else (b, a)), suffix=f"{name}.wins").index
-    best = c.add(Select(), wins, b, a, suffix=f"{name}.best").index
-    place = c.add(Select(), wins, j, i, suffix=f"{name}.place").index
-    if n % 2 == 0:
-        return best, place
-    rest = (_taken(c, v, [n - 1], f"{name}.rest") for v in (x, where))
-    return tuple(_join(c, v, r, suffix=f"{name}.all") for v, r in zip((best, place), rest))  # pyright: ignore[reportReturnType]
-
-
-def arg_extreme(c: Context, x: int, axis: int, largest: bool = True, last: bool = False) -> int:
-    """The place of the extreme of node x along an axis, which goes behind the others: the first (or last) of equals."""
-    x = _last(c, x, axis)
-    where = _places(c, c.builder.nodes[x].shape, ".places")
-    while c.builder.nodes[x].shape[-1] > 1:
-        x, where = _round(c, x, where, "less_equal" if last else "less", largest)
-    return where
-
-
 def _arg(largest: bool) -> Callable[[Context], Value]:
     """The place of the extreme along an axis, by a tournament."""
 
@@ -174,34 +126,14 @@ def _arg(largest: bool) -> Callable[[Context], Value]:
         shape = c.shape(c.operand(0))
         axis = int(c.attribute("axis", 0))
         at, keep = c.axis(axis, len(shape)), bool(c.attribute("keepdims", 1))
-        where = arg_extreme(c, c.data(0), at, largest, bool(c.attribute("select_last_index", 0)))
+        last = bool(c.attribute("select_last_index", 0))
+        where = Order(c.builder, c.name).extreme_place(c.data(0), at, largest, last)
         if keep:
             return c.add(Reshape(tuple(1 if k == at else n for k, n in enumerate(shape))), where)
         y = c.add(Reshape(tuple(n for k, n in enumerate(shape) if k != at)), where)
         return c.placed(y, c.batch - (axis % (len(shape) + (c.batch >= 0)) < c.batch))
 
     return read
-
-
-def _network(n: int, k: int) -> list[list[tuple[int, int]]]:
-    """Layers of comparators (upper, lower place) of a merge exchange (Knuth, 5.2.2 M) that the first k results need."""
-    layers: list[list[tuple[int, int]]] = []
-    top = 1 << max(n - 1, 0).bit_length() >> 1
-    p = top
-    while p > 0:
-        q, r, d = top, 0, p
-        while True:
-            layers.append([(i, i + d) for i in range(n - d) if i & p == r])
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-        p >>= 1
-    needed, kept = set(range(k)), list[list[tuple[int, int]]]()
-    for layer in reversed(layers):
-        used = [pair for pair in layer if needed & set(pair)]
-        needed |= {place for pair in used for place in pair}
-        kept.append(used)
-    return [layer for layer in reversed(kept) if layer]
 
 
 def _top_k(c: Context) -> list[Value]:
@@ -213,40 +145,8 @@ def _top_k(c: Context) -> list[Value]:
     c.attribute("sorted", 1)  # sorted is one of the orders that 0 allows
     if not 1 <= k <= shape[at]:
         raise c.error(f"k must be from 1 to the axis' length {shape[at]}, not {k}")
-    x = _last(c, c.data(0), at)
-    where = _places(c, c.builder.nodes[x].shape, ".places")
-    for number, layer in enumerate(_network(shape[at], k)):
-        x, where = _exchanged(c, x, where, layer, largest, f".layer{number}")
-    order = list(range(len(shape) - 1))
-    order.insert(at, len(shape) - 1)
-    found: list[Value] = []
-    for v, name in ((x, ".values"), (where, ".indices")):
-        first = _taken(c, v, range(k), f"{name}.first")
-        found.append(c.add(Transpose(tuple(order)), first, suffix=name))
-    return found
-
-
-def _exchanged(
-    c: Context, x: int, where: int, layer: list[tuple[int, int]], largest: bool, name: str
-) -> tuple[int, int]:
-    """One layer of comparators on values and places. Values do not wait for the tie-break of the places."""
-    n = c.builder.nodes[x].shape[-1]
-    upper, lower = ([pair[k] for pair in layer] for k in range(2))
-    a, b, i, j = (_taken(c, v, p, name) for v in (x, where) for p in (upper, lower))
-    first, second = (Maximum(), Minimum()) if largest else (Minimum(), Maximum())
-    better = c.add(Compare("less"), *((a, b) if largest else (b, a)), suffix=f"{name}.better").index
-    equal = c.add(Compare("equal"), a, b, suffix=f"{name}.equal").index
-    tie = c.add(Minimum(), equal, c.add(Compare("less"), j, i, suffix=f"{name}.behind").index, suffix=f"{name}.tie")
-    swap = c.add(Maximum(), better, tie.index, suffix=f"{name}.swap").index
-    lead = (c.add(first, a, b, suffix=f"{name}.first"), c.add(Select(), swap, j, i, suffix=f"{name}.place"))
-    follow = (c.add(second, a, b, suffix=f"{name}.second"), c.add(Select(), swap, i, j, suffix=f"{name}.other"))
-    place = {v: n + k for k, v in enumerate([*upper, *lower])}
-    order = [place.get(v, v) for v in range(n)]
-    results = [
-        _taken(c, _join(c, old, up.index, down.index, suffix=f"{name}.all"), order, f"{name}.order")
-        for old, up, down in zip((x, where), lead, follow)
-    ]
-    return results[0], results[1]
+    values, places = Order(c.builder, c.name).ranked(c.data(0), at, k, largest)
+    return [c.ref(values), c.ref(places)]
 
 
 def _one_hot(c: Context) -> Value:
@@ -279,7 +179,9 @@ def _cum_sum(c: Context) -> Value:
     at = c.axis(int(c.scalar(1, "the axis")), len(shape))
     exclusive, reverse = (bool(c.attribute(k, 0)) for k in ("exclusive", "reverse"))
     ones = np.triu(np.ones((shape[at], shape[at])), int(exclusive))
-    y = c.add(Dense(ones.T.copy() if reverse else ones), _last(c, c.data(0), at), suffix=".sums")
+    y = c.add(
+        Dense(ones.T.copy() if reverse else ones), Order(c.builder, c.name).last_axis(c.data(0), at), suffix=".sums"
+    )
     order = list(range(len(shape) - 1))
     order.insert(at, len(shape) - 1)
     return c.add(Transpose(tuple(order)), y.index)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from .onnx_context import Const, Context, Ref, Value
 from .onnx_functions import reciprocal
-from .onnx_logic import arg_extreme
 from .onnx_reductions import reduced
 from .onnx_trees import TREES
+from .order import Order
 from .real import Dense, Embedding, Function, Gather, Maximum, Mul, Offset, Reshape, Scale, Softmax
 
 __all__ = ["MACHINE_LEARNING"]
@@ -57,7 +57,7 @@ def _classifier(c: Context) -> list[Value]:
         raise c.error("class labels must be two or more integers", "train with integer labels")
     c.attribute("multi_class", 0)  # says how the scores were trained
     scores = _linear(c, labels.size)
-    best = c.add(Reshape(()), arg_extreme(c, scores.index, 0), suffix=".best")
+    best = c.add(Reshape(()), Order(c.builder, c.name).extreme_place(scores.index, 0), suffix=".best")
     label = best if (labels == np.arange(labels.size)).all() else _looked_up(c, labels, best.index)
     return [label, _transformed(c, scores)]
 

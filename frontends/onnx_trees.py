@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .onnx_context import Context, Ref, Value
-from .onnx_logic import arg_extreme
+from .order import Order
 from .real import Compare, Constant, Dense, Embedding, Float, Function, Offset, Reshape, Softmax
 from .trees import Tree, joined
 
@@ -149,7 +149,7 @@ def _classifier(c: Context) -> list[Value]:
     if count == 2 and len(np.unique(ids)) == 1:
         return _binary(c, trees, int(ids[0]), base, labels, bool((weights >= 0).all()), kind)
     scores = _scores(c, trees, base, count, False)
-    best = c.add(Reshape(()), arg_extreme(c, scores.index, 0), suffix=".best")
+    best = c.add(Reshape(()), Order(c.builder, c.name).extreme_place(scores.index, 0), suffix=".best")
     return [_label(c, labels, best.index), _transformed(c, scores, kind)]
 
 
