@@ -241,7 +241,7 @@ def _pool(c: Layer, kind: str) -> int:
     window = _window(
         c, c.wholes("pool_size", rank, 2), tuple(spatial), "nearest" if kind == "max" else "zero", pool=True
     )
-    inside = replace(window, fill="zero").indices((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
+    inside = replace(window, fill="zero").source((*spatial, 1))[..., 0] >= 0  # [*positions, taps]
     y = c.add(window, x, suffix=".windows")
     y = c.add(Reduce(kind, rank), y, suffix=f".{kind}")
     if kind == "sum":

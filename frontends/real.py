@@ -480,7 +480,7 @@ _EVALUATE: dict[type, Callable[..., Float]] = {
     Mul: lambda op, *xs: np.multiply(*_align(xs)),
     Reshape: lambda op, x: x.reshape((x.shape[0], *op.shape)),
     Transpose: lambda op, x: x.transpose((0, *(a + 1 for a in op.axes))),
-    Window: lambda op, x: np.where((at := op.indices(x.shape[1:])) < 0, 0.0, x.reshape(x.shape[0], -1)[:, at]),
+    Window: lambda op, x: np.where((at := op.source(x.shape[1:])) < 0, 0.0, x.reshape(x.shape[0], -1)[:, at]),
     Gather: lambda op, x: np.where(op.indices < 0, 0.0, x.reshape(x.shape[0], -1)[:, op.indices]),
     Reduce: lambda op, x: _REDUCE[op.kind](x, axis=op.axis + 1, keepdims=True),
     Maximum: lambda op, *xs: np.maximum(*_align(xs)),
