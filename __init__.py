@@ -18,17 +18,39 @@ from .ir.errors import CompileError
 if TYPE_CHECKING:
     from .design import Design
     from .driver import compile, load, open_design
+    from .frontends.expressions import expression
+    from .frontends.trace import chain, fixed, quantize, take, trace
     from .hw_targets import load_target, targets
 
-__all__ = ["CompileError", "Design", "compile", "load", "load_target", "open_design", "targets"]
+__all__ = [
+    "CompileError",
+    "Design",
+    "chain",
+    "compile",
+    "expression",
+    "fixed",
+    "load",
+    "load_target",
+    "open_design",
+    "quantize",
+    "take",
+    "targets",
+    "trace",
+]
 
 _HOMES = {
     "Design": "design",
+    "chain": "frontends.trace",
     "compile": "driver",
+    "expression": "frontends.expressions",
+    "fixed": "frontends.trace",
     "load": "driver",
     "open_design": "driver",
     "load_target": "hw_targets",
+    "quantize": "frontends.trace",
+    "take": "frontends.trace",
     "targets": "hw_targets",
+    "trace": "frontends.trace",
 }
 
 

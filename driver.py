@@ -15,12 +15,14 @@ from .codegen.project import Project, read_manifest
 from .codegen.schedule import LayerSchedule, Schedule
 from .design import BACKENDS, Design, Stages, input_data, missing, shapes
 from .frontends.calibrate import calibrate, open_precisions
+from .frontends.expressions import is_expression, read_expression
 from .frontends.keras import read_keras
 from .frontends.keras_files import KERAS_ENDINGS
 from .frontends.lower import lower
 from .frontends.onnx import read_onnx
 from .frontends.real import RealModel
 from .frontends.recurrent import step_model
+from .frontends.trace import Traced
 from .frontends.trees_sklearn import is_sklearn, read_sklearn
 from .frontends.trees_xgboost import is_xgboost, read_xgboost
 from .hw_targets import load_target
@@ -44,7 +46,9 @@ Progress = Callable[[str, float], None]
 
 def load(source: str | Path | bytes | Any) -> RealModel | Graph:
     """Read a model: an ONNX file, its bytes or a ``ModelProto``; a Keras or QKeras file (.h5, .keras, .json with its weights
-    beside it); trees of XGBoost (.json, .ubj or live) or of scikit-learn (live); or a `.hwc` file that hwcompile wrote.
+    beside it); trees of XGBoost (.json, .ubj or live) or of scikit-learn (live); a traced numpy function;
+    a formula (sympy, PySR, pyoperon); or a `.hwc` file that
+    hwcompile wrote.
 
     Raises `CompileError` for files that cannot be read or hold something unsupported.
     """
@@ -59,6 +63,10 @@ def load(source: str | Path | bytes | Any) -> RealModel | Graph:
     if isinstance(source, str | Path) and Path(source).suffix in (".pkl", ".pickle", ".joblib"):
         fix = "load it yourself and give the model, or save it as JSON or ONNX"
         raise CompileError(str(source), "is a pickle, and reading one runs whatever it holds", fix)
+    if isinstance(source, Traced):
+        return source.model()
+    if is_expression(source):
+        return read_expression(source)
     if is_xgboost(source):
         return read_xgboost(source)
     if is_sklearn(source):

@@ -11,7 +11,7 @@ from ..ir import ops
 from ..ir.errors import CompileError
 from ..ir.graph import Builder
 from ..ir.rational import Affine, Rational, as_rational, is_power_of_two, power_of_two_exponents
-from ..ir.rounding import Overflow, Rounding
+from ..ir.rounding import Rounding
 from ..ir.types import Fixed
 from . import real
 from .lazy import Lazy, plus, times
@@ -113,7 +113,8 @@ def _same(a: InputQuantizer, b: InputQuantizer) -> bool:
     affine = np.array_equal(np.asarray(a.factor, object), np.asarray(b.factor, object)) and np.array_equal(
         np.asarray(a.offset, object), np.asarray(b.offset, object)
     )
-    return a.quantizer.rounding is b.quantizer.rounding and same and affine
+    modes = all(getattr(a.quantizer, k) is getattr(b.quantizer, k) for k in ("rounding", "overflow"))
+    return modes and same and affine
 
 
 def _per_element(q: Quant) -> bool:
@@ -126,7 +127,7 @@ def lower_input(builder: Builder, node: RealNode, q: InputQuantizer) -> Lazy:
     inverse = as_rational(Fraction(1) / np.asarray(q.factor, object))
     offset = times(plus(meaning.offset, times(q.offset, Fraction(-1))), inverse)
     meaning = Affine(times(meaning.scale, inverse), offset)
-    op = ops.Input(node.shape, to, meaning, q.quantizer.rounding, Overflow.SAT)
+    op = ops.Input(node.shape, to, meaning, q.quantizer.rounding, q.quantizer.overflow)
     return Lazy(builder.add(op, name=node.name), (meaning,))
 
 

@@ -20,13 +20,14 @@ from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
 from .inputs import NEEDS_DATA, input_quantizers, lower_input, target_type
 from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
-from .lower_choices import compare, embedding, extreme, select
+from .lower_choices import compare, embedding, extreme, select, unsigned
 from .lower_trees import forest
 from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
 __all__ = ["exact_weight_bits", "lower"]
 
+_UNLIMITED = 1 << 61
 _MAX_WEIGHT_BITS = 18
 """Float weights that happen to lie on a grid of up to this many bits are exact as they stand; wider ones were not quantized."""
 
@@ -54,11 +55,14 @@ def lower(model: RealModel) -> Graph:
 def _quant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     (x,) = operands
     to, meaning = target_type(node.op)  # pyright: ignore[reportArgumentType]
-    rounding = node.op.rounding  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(node.op, Quant)
+    rounding, overflow = node.op.rounding, node.op.overflow
     if isinstance(x.function, real.Softmax):
+        if overflow is not Overflow.SAT:
+            raise CompileError(node.name, f"behind softmax must saturate, not {overflow.value}", "use SAT")
         return Lazy(softmax(builder, node.name, x, to, meaning, rounding), (meaning,))
     if x.function is not None:
-        return Lazy(_table(builder, node, x, to, meaning, rounding), (meaning,))
+        return Lazy(_table(builder, node, x, to, meaning), (meaning,))
     if not is_zero(meaning.offset):
         x = settle(builder, x, node.name)
         x = replace(x, pieces=(Affine(x.affine.scale, plus(x.affine.offset, times(meaning.offset, Fraction(-1)))),))
@@ -67,13 +71,18 @@ def _quant(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
         x = Lazy(materialise(builder, x, node.name))
     if not (isinstance(inverse, Fraction) and inverse == 1):
         x = x.scaled(inverse)
-    return Lazy(_rounded(builder, node.name, x, to, rounding), (meaning,))
+    return Lazy(_rounded(builder, node.name, x, to, rounding, overflow), (meaning,))
 
 
-def _rounded(builder: Builder, name: str, x: Lazy, to: Fixed, rounding: Rounding) -> int:
+def _rounded(
+    builder: Builder, name: str, x: Lazy, to: Fixed, rounding: Rounding, overflow: Overflow = Overflow.SAT
+) -> int:
     """quantize(x): by shifts where every scale is a power of two, else by one requantize per piece."""
     if all(_shifts(p) for p in x.pieces):
-        return builder.add(Quantize(to, rounding, Overflow.SAT), materialise(builder, x, name), name=name)
+        return builder.add(Quantize(to, rounding, overflow), materialise(builder, x, name), name=name)
+    if overflow is not Overflow.SAT:  # a requantize saturates: first to whole steps, then into the interval
+        whole = _rounded(builder, f"{name}.steps", x, Fixed.of(-_UNLIMITED, _UNLIMITED - 1, to.exp), rounding)
+        return builder.add(Quantize(to, rounding, overflow), whole, name=name)
     # Rounding is monotone: it commutes with max, min and clip.
     lo, hi = _limited(x, to, rounding)
     nodes = [
@@ -106,9 +115,10 @@ def _limited(x: Lazy, to: Fixed, rounding: Rounding) -> tuple[Any, Any]:
     return lo, hi
 
 
-def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine, rounding: Rounding) -> int:
+def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine) -> int:
     """quantize(function(x)) as a table over every value the operand can take."""
     assert isinstance(x.function, real.Function)
+    assert isinstance(node.op, Quant)
     t = builder.type(x.node)
     lo, hi, exp = t.flat()
     step = int(exp.min())
@@ -132,7 +142,8 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
         -np.ldexp(zero / unit, -to.exp).astype(np.int64),
         int(np.min(to.lo)),
         int(np.max(to.hi)),
-        rounding,
+        node.op.rounding,
+        node.op.overflow,
     )
     results = x.function(argument)
     if not np.isfinite(results).all():
@@ -291,9 +302,10 @@ def _product(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     pure = all(is_zero(v.affine.offset) and isinstance(v.affine.scale, Fraction) for v in (x, y))
     if not pure:
         x, y = (Lazy(materialise(builder, v, node.name)) for v in (x, y))
-    return Lazy(
-        builder.add(ops.Mul(), x.node, y.node, name=node.name), (Affine(times(x.affine.scale, y.affine.scale)),)
-    )
+    product = builder.add(ops.Mul(), x.node, y.node, name=node.name)
+    if x.node == y.node:  # a square, which no interval of a product knows
+        product = unsigned(builder, product, f"{node.name}.square")
+    return Lazy(product, (Affine(times(x.affine.scale, y.affine.scale)),))
 
 
 # ---- layout -----------------------------------------------------------------------------------------------------------

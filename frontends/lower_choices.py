@@ -13,13 +13,14 @@ from ..ir.errors import CompileError
 from ..ir.graph import Builder
 from ..ir.ops.quantizing import MAX_TABLE
 from ..ir.rational import IDENTITY, Affine, as_rational
-from ..ir.types import Fixed, IntLike, Tensor
+from ..ir.rounding import Overflow, Rounding
+from ..ir.types import Fixed, IntLike, Tensor, bit_length
 from . import real
 from .inputs import NEEDS_DATA
 from .lazy import Lazy, is_zero, materialise, settle
 from .real import RealNode
 
-__all__ = ["compare", "embedding", "extreme", "one_grid", "select"]
+__all__ = ["compare", "embedding", "extreme", "one_grid", "select", "unsigned"]
 
 _SMALL = 1 << 16
 """Two scales whose ratio has numerator and denominator below this meet on their common measure."""
@@ -90,7 +91,8 @@ def _threshold(builder: Builder, node: RealNode, x: Lazy, limit: Lazy, below: bo
     lo, hi, exp = (np.broadcast_to(f, shape) for f in t.arrays())
     if node.op.relation == "equal":  # what is on no grid point is never reached
         whole = np.where(np.equal(whole, at).astype(bool), whole, lo.astype(object) - 1)
-    whole = np.clip(np.broadcast_to(whole, shape), lo.astype(object) - 1, hi.astype(object) + 1).astype(np.int64)
+    inside = np.clip(np.broadcast_to(whole, shape), lo.astype(object) - 1, hi.astype(object) + 1)
+    whole = np.asarray(inside, np.int64)
     same = exp.size > 0 and bool((exp == exp.flat[0]).all())
     grid: IntLike = int(exp.flat[0]) if same else exp.copy()
     constant = builder.add(ops.Constant(whole, grid), name=f"{node.name}.threshold")
@@ -114,10 +116,34 @@ def select(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
 def extreme(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     """max or min of two data values; a common positive scale stays pending."""
     x, y = (settle(builder, v, node.name) for v in operands)
+    if isinstance(node.op, real.Maximum) and _opposite(x, y):
+        return _absolute(builder, node, x)
     a, b, meaning = one_grid(builder, node.name, x, y)
     assert isinstance(meaning.scale, Fraction)
     largest = isinstance(node.op, real.Maximum) == (meaning.scale > 0)
     return Lazy(builder.add(ops.Maximum() if largest else ops.Minimum(), a, b, name=node.name), (meaning,))
+
+
+def _opposite(x: Lazy, y: Lazy) -> bool:
+    """y is -x."""
+    a, b = x.affine, y.affine
+    scaled = isinstance(a.scale, Fraction) and isinstance(b.scale, Fraction) and a.scale == -b.scale
+    return scaled and x.node == y.node and is_zero(a.offset) and is_zero(b.offset)
+
+
+def _absolute(builder: Builder, node: RealNode, x: Lazy) -> Lazy:
+    """max(x, -x) without the sign, which the interval of a maximum cannot know to be unused: dropping it costs nothing."""
+    assert isinstance(x.affine.scale, Fraction)
+    minus = builder.add(ops.Neg(), x.node, name=f"{node.name}.neg")
+    size = builder.add(ops.Maximum(), x.node, minus, name=node.name)
+    return Lazy(unsigned(builder, size, f"{node.name}.size"), (Affine(abs(x.affine.scale)),))
+
+
+def unsigned(builder: Builder, i: int, name: str) -> int:
+    """Node i, which is never negative, without its sign."""
+    t = builder.type(i).fixed
+    hi = (np.int64(1) << np.asarray(bit_length(np.asarray(np.maximum(t.hi, 0))))) - 1
+    return builder.add(ops.Quantize(Fixed.of(0, hi, t.exp), Rounding.TRN, Overflow.WRAP), i, name=name)
 
 
 def embedding(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:

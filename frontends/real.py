@@ -18,7 +18,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import clean_name
 from ..ir.ops import Window
 from ..ir.ops.forest import walk
-from ..ir.rounding import Rounding, round_ratio
+from ..ir.rounding import Overflow, Rounding, overflowed, round_ratio
 
 __all__ = [
     "FUNCTIONS",
@@ -71,6 +71,7 @@ class Input:
 class Quant:
     """(clamp(round(x / scale + zero), lo, hi) - zero) * scale; every array broadcasts against x.
 
+    `overflow` says what happens outside lo..hi; WRAP needs an interval that spans a power of two.
     `zero` is added before rounding, as QONNX defines it. A zero point that is added behind the rounding (ONNX
     QuantizeLinear) moves the limits instead, and `zero` is 0.
     """
@@ -80,6 +81,7 @@ class Quant:
     lo: int | NDArray[np.int64]
     hi: int | NDArray[np.int64]
     rounding: Rounding
+    overflow: Overflow = Overflow.SAT
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +313,13 @@ FUNCTIONS: dict[str, Callable[..., Float]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-np.clip(x, -700, 700))),
     "tanh": np.tanh,
     "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
     "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "cbrt": np.cbrt,
     "sqrt": np.sqrt,
     "reciprocal": np.reciprocal,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
@@ -367,6 +375,12 @@ class RealModel:
     @property
     def inputs(self) -> tuple[int, ...]:
         return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Input))
+
+    def __call__(self, *values: Any) -> Any:
+        """The outputs for values of a traced function (`frontends.trace`): a network inside of it."""
+        from .trace import inlined
+
+        return inlined(self, list(values))
 
 
 class RealBuilder:
@@ -441,11 +455,15 @@ def _shape(op: RealOp, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 def quantized(op: Quant, x: Float) -> Float:
     """The integers of a quantizer, ``clamp(round(x / scale + zero), lo, hi)``, of float64 data."""
-    steps = np.clip(x / op.scale + op.zero, np.subtract(op.lo, 1.0), np.add(op.hi, 1.0))
+    wraps = op.overflow is Overflow.WRAP
+    low, high = (-(2.0**60), 2.0**60) if wraps else (np.subtract(op.lo, 1.0), np.add(op.hi, 1.0))
+    steps = np.clip(x / op.scale + op.zero, low, high)
     whole = np.floor(steps)
     rest = steps - whole
     quarters = 4 * whole.astype(np.int64) + (rest > 0) + (rest >= 0.5) + (rest > 0.5)
-    return np.clip(round_ratio(quarters, np.int64(4), op.rounding), op.lo, op.hi).astype(np.float64)
+    return np.asarray(
+        overflowed(round_ratio(quarters, np.int64(4), op.rounding), op.lo, op.hi, op.overflow), np.float64
+    )
 
 
 def _softmax(op: Softmax, x: Float) -> Float:

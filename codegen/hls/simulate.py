@@ -77,7 +77,7 @@ def build(hls: Hls) -> Path:
                 (folder / path).write_text(str(text), encoding="utf-8")
         except OSError as e:
             raise CompileError(str(folder), f"cannot be written: {e.strerror or e}", "free space") from None
-        flags = (*FLAGS, f"-I{folder / 'firmware'}", "-isystem", str(headers))
+        flags = (*FLAGS, "-iquote", str(folder / "firmware"), "-isystem", str(headers))
         sources = [folder / "firmware" / f"{hls.top}.cpp", folder / "harness.cpp"]
         process.compile_cpp(sources, program, flags, where="HLS simulation")
     return program
