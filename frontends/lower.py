@@ -78,7 +78,7 @@ def _rounded(
     builder: Builder, name: str, x: Lazy, to: Fixed, rounding: Rounding, overflow: Overflow = Overflow.SAT
 ) -> int:
     """quantize(x): by shifts where every scale is a power of two, else by one requantize per piece."""
-    if all(_shifts(p) for p in x.pieces):
+    if all(_shifts(p) for p in x.pieces) or (_many(to) and all(_exact(p) for p in x.pieces)):
         return builder.add(Quantize(to, rounding, overflow), materialise(builder, x, name), name=name)
     if overflow is not Overflow.SAT:  # a requantize saturates: first to whole steps, then into the interval
         whole = _rounded(builder, f"{name}.steps", x, Fixed.of(-_UNLIMITED, _UNLIMITED - 1, to.exp), rounding)
@@ -99,6 +99,15 @@ def _shifts(p: Affine) -> bool:
     magnitude = as_rational(np.abs(np.asarray(p.scale, object)))
     signs = {v > 0 for v in np.asarray(p.scale, object).flat}
     return is_power_of_two(magnitude) and len(signs) == 1 and dyadic(p.offset) is not None
+
+
+def _many(to: Fixed) -> bool:
+    """More results than the steps of a requantize are written out for."""
+    return int(np.max(np.asarray(to.hi) - np.asarray(to.lo))) >= 1 << 16
+
+
+def _exact(p: Affine) -> bool:
+    return dyadic(p.scale) is not None and dyadic(p.offset) is not None
 
 
 def _limited(x: Lazy, to: Fixed, rounding: Rounding) -> tuple[Any, Any]:
