@@ -25,13 +25,17 @@ def _option(text: str, default: Any = None) -> Any:
 class Options:
     """The options of a compilation; command line and configuration file have exactly these."""
 
-    target: str = _option("Device: a name from 'hwcompile targets', a part number, or a .toml file.", "vu9p")
+    target: str | None = _option("Device: a name from 'hwcompile targets', a part number, or a .toml file [vu9p].")
     clock_ns: float | None = _option("Clock period in ns; the device's own by default.")
+    weights: str | None = _option("The weights of a Keras .json model; by default the file NAME_weights.h5 or the like beside it.")
     backend: str = _option("What to write, comma separated: rtl, hls, cpu, gpu.", "rtl,hls,cpu")
     calibrate: str | None = _option("Float data (.npz, .npy) that closes the precisions a float model leaves open.")
     bits: int | None = _option("With --calibrate: the width of every open weight and value.")
     tolerance: float | None = _option(
         "With --calibrate: the RMS deviation allowed, relative to the outputs' RMS [0.01]."
+    )
+    hls4ml: str | None = _option(
+        "A configuration of hls4ml (YAML): types, tables, reuse and strategy, part, clock, IOType."
     )
     step: bool = _option("Compile one time step of a recurrent network, with its states as inputs and outputs.", False)
     io: str = _option(
@@ -115,7 +119,7 @@ def _check_options(options: Options) -> None:
             raise CompileError(
                 "option --synth", "synthesizes the Verilog, which --backend leaves out", "add rtl to --backend"
             )
-        require(load_target(options.target))
+        require(load_target(options.target or "vu9p"))
 
 
 def _limit(option: str, text: str | None, have: int) -> float | None:
@@ -136,7 +140,7 @@ def _goal(options: Options) -> Any:
     from .codegen.choose import Goal
     from .hw_targets import load_target
 
-    have = load_target(options.target).resources
+    have = load_target(options.target or "vu9p").resources
     return Goal(
         options.latency_ns,
         options.ii,
@@ -204,10 +208,12 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
         model,
         options.target,
         options.clock_ns,
+        weights=options.weights,
         backends=tuple(b.strip() for b in options.backend.split(",")),
         calibration=options.calibrate,
         bits=options.bits,
         tolerance=options.tolerance,
+        hls4ml=options.hls4ml,
         step=options.step,
         schedule=_schedule(options, config),
         goal=_goal(options),

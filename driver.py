@@ -16,12 +16,16 @@ from .codegen.schedule import LayerSchedule, Schedule
 from .design import BACKENDS, Design, Stages, input_data, missing, shapes
 from .frontends.calibrate import calibrate, open_precisions
 from .frontends.expressions import is_expression, read_expression
+from .frontends.hls4ml import is_hls4ml, read_hls4ml
+from .frontends.hls4ml_config import Configuration, configured, read_configuration
 from .frontends.keras import read_keras
 from .frontends.keras_files import KERAS_ENDINGS
+from .frontends.keras_live import is_keras, read_keras_live
 from .frontends.lower import lower
 from .frontends.onnx import read_onnx
 from .frontends.real import RealModel
 from .frontends.recurrent import step_model
+from .frontends.torch import is_torch, read_torch
 from .frontends.trace import Traced
 from .frontends.trees_sklearn import is_sklearn, read_sklearn
 from .frontends.trees_xgboost import is_xgboost, read_xgboost
@@ -44,14 +48,23 @@ DEFAULT_BACKENDS = ("rtl", "hls", "cpu")
 Progress = Callable[[str, float], None]
 
 
-def load(source: str | Path | bytes | Any) -> RealModel | Graph:
-    """Read a model: an ONNX file, its bytes or a ``ModelProto``; a Keras or QKeras file (.h5, .keras, .json with its weights
-    beside it); trees of XGBoost (.json, .ubj or live) or of scikit-learn (live); a traced numpy function;
-    a formula (sympy, PySR, pyoperon); or a `.hwc` file that
-    hwcompile wrote.
+def load(
+    source: str | Path | bytes | Any, example_inputs: Any = None, weights: str | Path | None = None
+) -> RealModel | Graph:
+    """Read a model: an ONNX file, its bytes or a ``ModelProto``; a Keras, QKeras or HGQ2 file (.h5, .keras, .json with its weights
+    beside it) or live model; trees of XGBoost (.json, .ubj or live) or of scikit-learn (live); a traced numpy function;
+    a formula (sympy, PySR, pyoperon); a torch module (Brevitas' and PQuantML's layers too) or an exported program; or a
+    `.hwc` file that hwcompile wrote. `example_inputs`: for a torch module, one array ``[events, ...]``, a tuple, or a dict by the
+    names of forward's arguments. `weights`: the weights of a Keras .json file that lie elsewhere.
 
     Raises `CompileError` for files that cannot be read or hold something unsupported.
     """
+    if weights is not None and not (isinstance(source, str | Path) and Path(source).suffix == ".json"):
+        raise CompileError("weights", "are for a Keras .json file; any other model has its own", "leave them out")
+    if is_torch(source) and not is_keras(source):
+        return read_torch(source, example_inputs)
+    if example_inputs is not None:
+        raise CompileError("example_inputs", "are for torch modules; this model knows its inputs", "leave them out")
     if isinstance(source, str | Path) and Path(source).is_dir():
         raise CompileError(
             str(source),
@@ -65,14 +78,18 @@ def load(source: str | Path | bytes | Any) -> RealModel | Graph:
         raise CompileError(str(source), "is a pickle, and reading one runs whatever it holds", fix)
     if isinstance(source, Traced):
         return source.model()
+    if is_hls4ml(source):
+        return read_hls4ml(source)
     if is_expression(source):
         return read_expression(source)
-    if is_xgboost(source):
+    if is_keras(source):
+        return read_keras_live(source)
+    if is_xgboost(source) and weights is None:
         return read_xgboost(source)
     if is_sklearn(source):
         return read_sklearn(source)
     if isinstance(source, str | Path) and Path(source).suffix in KERAS_ENDINGS:
-        return read_keras(source)
+        return read_keras(source, weights)
     return read_onnx(source)
 
 
@@ -87,9 +104,12 @@ def _read_text(path: Path) -> str:
 
 def compile(
     model: Any,
-    target: str = "vu9p",
+    target: str | None = None,
     clock_ns: float | None = None,
     *,
+    example_inputs: Any = None,
+    weights: str | Path | None = None,
+    hls4ml: Mapping[str, Any] | str | Path | None = None,
     backends: str | Sequence[str] = DEFAULT_BACKENDS,
     calibration: Any = None,
     bits: int | None = None,
@@ -101,7 +121,10 @@ def compile(
 ) -> Design:
     """Compile a model for a device.
 
-    `model`: whatever `load` takes, or its result. `clock_ns`: the clock period, the device's own by default.
+    `model`: whatever `load` takes, or its result; for `example_inputs` and `weights` see there.
+    `target`: a device, vu9p by default. `clock_ns`: the clock period, the device's own by default.
+    `hls4ml`: a configuration of hls4ml, a dictionary or its YAML file: types, tables, reuse and strategy of each layer, part,
+    clock and IOType (`frontends.hls4ml_config`); arguments given here come first.
     `calibration`: float data for a model that leaves precisions open (a path, an array ``[events, *shape]``, or arrays by
     input name), with `bits` for every open width or `tolerance` for the relative RMS deviation of the outputs (0.01 if
     neither is given). `step`: compile one time step of a recurrent network, with its states as inputs and outputs
@@ -110,23 +133,18 @@ def compile(
 
     Raises `CompileError` for anything that cannot be compiled exactly.
     """
-    device = load_target(target)
+    configuration = None if hls4ml is None else read_configuration(hls4ml)
+    device = load_target(target or (configuration.part if configuration else None) or "vu9p")
     backends = tuple(b.strip() for b in backends.split(",")) if isinstance(backends, str) else tuple(backends)
-    unknown = [b for b in backends if b not in BACKENDS]
-    if unknown:
-        raise CompileError("backend", f"'{unknown[0]}' is not known", f"known: {', '.join(BACKENDS)}")
+    clock_ns = clock_ns if clock_ns is not None or configuration is None else configuration.clock_ns
     clock = float(clock_ns if clock_ns is not None else device.clock_ns)
-    if not 0.1 <= clock <= 1e6:
-        raise CompileError(
-            "clock", f"the period must be between 0.1 and 1,000,000 ns, not {clock:g}", "give --clock-ns 5"
-        )
     schedule, goal = schedule or Schedule(), goal or Goal()
-    if backends and "hls" not in backends and (schedule != Schedule() or not goal.is_none):
-        rule = "an architecture, a goal and layer schedules are for the HLS writer, which --backend leaves out"
-        raise CompileError("schedule", rule, "add hls to --backend")
+    _check(backends, clock, schedule, goal)
     stages = Stages(progress)
     with stages("load"):
-        source = model if isinstance(model, RealModel | Graph) else load(model)
+        source = model if isinstance(model, RealModel | Graph) else load(model, example_inputs, weights)
+    if configuration is not None:
+        source, schedule = _configured(source, configuration, schedule)
     real, chosen = (source, None) if isinstance(source, RealModel) else (None, None)
     if isinstance(source, RealModel):
         quantized = source
@@ -157,6 +175,30 @@ def compile(
         with stages(backend):
             getattr(design, backend)
     return design
+
+
+def _check(backends: Sequence[str], clock: float, schedule: Schedule, goal: Goal) -> None:
+    """What can be said before the model is read."""
+    unknown = [b for b in backends if b not in BACKENDS]
+    if unknown:
+        raise CompileError("backend", f"'{unknown[0]}' is not known", f"known: {', '.join(BACKENDS)}")
+    if not 0.1 <= clock <= 1e6:
+        rule = f"the period must be between 0.1 and 1,000,000 ns, not {clock:g}"
+        raise CompileError("clock", rule, "give --clock-ns 5")
+    if backends and "hls" not in backends and (schedule != Schedule() or not goal.is_none):
+        rule = "an architecture, a goal and layer schedules are for the HLS writer, which --backend leaves out"
+        raise CompileError("schedule", rule, "add hls to --backend")
+
+
+def _configured(model: RealModel | Graph, given: Configuration, schedule: Schedule) -> tuple[RealModel, Schedule]:
+    """The model with an hls4ml configuration on it, and the schedule that this asks for."""
+    if isinstance(model, Graph):
+        raise CompileError("hls4ml configuration", "is for models; a compiled graph has its types", "give the model")
+    typed, matrices = configured(model, given)
+    own = {k: LayerSchedule(m.strategy, m.reuse) for k, m in matrices.items() if m.strategy != "latency"}
+    architecture = given.architecture if schedule.architecture == Schedule().architecture else schedule.architecture
+    layers = {**own, **schedule.layers}
+    return typed, dataclasses.replace(schedule, architecture=architecture or schedule.architecture, layers=layers)
 
 
 def _scheduled(report: Report) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import hwcompile as hc
@@ -12,10 +13,13 @@ from hwcompile.codegen import rtl
 from hwcompile.codegen.cpu.emit import SUPPORTED as CPU
 from hwcompile.codegen.gpu.plan import SUPPORTED as GPU
 from hwcompile.codegen.hls.emit import SUPPORTED as HLS
+from hwcompile.frontends.brevitas import BREVITAS_LAYERS
 from hwcompile.frontends.keras import LAYERS
 from hwcompile.frontends.keras_activations import ACTIVATIONS
 from hwcompile.frontends.onnx import OPERATORS
+from hwcompile.frontends.pquant import PQUANT_LAYERS
 from hwcompile.frontends.qkeras import QUANTIZERS
+from hwcompile.frontends.torch import ATEN
 from hwcompile.ir.ops import OPS
 
 DOCS = Path(__file__).parent
@@ -59,6 +63,15 @@ def options() -> str:
     return "\n".join(rows) + "\n"
 
 
+def _by_namespace(operators: Iterable[str]) -> dict[str, list[str]]:
+    """Operators of torch by namespace, in order; an overload is named unless it is the default."""
+    found: dict[str, list[str]] = {}
+    for full in sorted(operators):
+        space, name = full.split(".", 1)
+        found.setdefault(space, []).append(name.removesuffix(".default"))
+    return found
+
+
 def support() -> str:
     """Which operators are read and which ops each engine has a rule for, from the tables that the engines work by."""
     rules = {"cpu": CPU, "gpu": GPU, "rtl": rtl.SUPPORTED, "hls": HLS, "hls stream": HLS}
@@ -85,6 +98,20 @@ def support() -> str:
         "Quantizers of QKeras: " + ", ".join(f"`{o}`" for o in sorted(QUANTIZERS)) + ".",
         "",
         "Every key of a layer's configuration is read or refused by name; nothing in a file is executed.",
+        "",
+        "## PyTorch, Brevitas and PQuantML",
+        "",
+        "Live modules and exported programs. Operators of torch.export on data; those on constants alone are run by torch, and",
+        "others are decomposed into these where torch can. Every argument is read or refused by name.",
+        "",
+        *(f"- `{space}`: " + ", ".join(f"`{o}`" for o in names) + "." for space, names in _by_namespace(ATEN).items()),
+        "",
+        "Layers of Brevitas: "
+        + ", ".join(f"`{o}`" for o in sorted(BREVITAS_LAYERS))
+        + "; with integer, binary and ternary",
+        "quantizers of static scales, per tensor or per channel.",
+        "",
+        "Layers of PQuantML: " + ", ".join(f"`{o}`" for o in sorted(PQUANT_LAYERS)) + ".",
         "",
         "## Ops of the language",
         "",

@@ -115,6 +115,11 @@ class Layer:
     def cell(self, index: int, precision: Precision) -> Cell:
         return Cell(self.builder, self.name, index, precision)
 
+    @property
+    def transposed(self) -> bool:
+        """A strategy has put the outputs of the weights first."""
+        return bool(self.attribute("_weights_transposed", False))
+
     def weight(self, name: str) -> NDArray[np.float64]:
         """A weight as the C++ holds it."""
         variable = self.node.weights[name]
@@ -145,6 +150,7 @@ def _bias(c: Layer, n: int) -> NDArray[np.float64]:
 
 def _dense(c: Layer) -> Cell:
     weights = c.weight("weight")
+    weights = weights.T if c.transposed else weights
     weights = weights.reshape(c.x.shape[-1], -1)
     return product_sum(c.x, weights, _bias(c, weights.shape[1]), c.type("accum_t"), c.error)
 
@@ -186,13 +192,11 @@ def _kernel(
     if weights.size != taps * n_in * n_out:
         raise c.error("grouped convolutions are not supported")
     keras = (*size, n_in, n_out)
-    if weights.shape == keras or (weights.ndim == 2 and weights.shape == (taps * n_in, n_out)):
-        return weights.reshape(taps * n_in, n_out)
-    if weights.shape == (n_out, *size, n_in):
-        return np.moveaxis(weights, 0, -1).reshape(taps * n_in, n_out)
-    if weights.shape == (n_out, n_in * taps):
-        return weights.T
-    raise c.error(f"the weights must have shape {list(keras)}, not {list(weights.shape)}")
+    if c.transposed:  # the outputs are in front
+        return np.moveaxis(weights.reshape(n_out, *size, n_in), 0, -1).reshape(taps * n_in, n_out)
+    if weights.shape not in (keras, (taps * n_in, n_out)):
+        raise c.error(f"the weights must have shape {list(keras)}, not {list(weights.shape)}")
+    return weights.reshape(taps * n_in, n_out)
 
 
 def _depthwise(c: Layer) -> Cell:

@@ -1,4 +1,4 @@
-"""Reads Keras 2, Keras 3 and QKeras model files into a `RealModel`; neither Keras nor TensorFlow is needed, and nothing is run."""
+"""Reads Keras 2, Keras 3, QKeras and HGQ2 model files into a `RealModel`; no framework is needed, and nothing is run."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ from typing import Any
 
 from ..ir.errors import CompileError
 from ..ir.graph import clean_name
+from .hgq import read_hgq
 from .keras_attention import ATTENTION_LAYERS
 from .keras_context import Layer, class_and_config
 from .keras_files import MODELS, Weights, load_keras
 from .keras_layers import BASIC_LAYERS
+from .keras_operations import is_operation, read_operation
 from .keras_recurrent import RECURRENT_LAYERS, recurrent_wrappers
 from .keras_windows import WINDOW_LAYERS
 from .real import Input, RealBuilder, RealModel
 
-__all__ = ["LAYERS", "read_keras"]
+__all__ = ["LAYERS", "REFUSED", "read_keras"]
 
 _PLAIN = {**BASIC_LAYERS, **WINDOW_LAYERS, **ATTENTION_LAYERS, **RECURRENT_LAYERS}
 
 LAYERS: dict[str, Callable[[Layer], int | list[int]]] = {**_PLAIN, **recurrent_wrappers(_PLAIN)}
 """Every supported layer class and the function that reads it."""
 
-_MODULES = ("keras", "tf_keras", "tensorflow", "qkeras", "builtins")
+REFUSED = {
+    "Masking": "events would have lengths of their own; pad with numbers that the network ignores",
+    "Lambda": "its function is code, which a file does not run; write it as layers or operations",
+    "QAdaptiveActivation": "its integer bits follow moving averages of the data; use QActivation with the bits that it found",
+}
+"""Layer classes that are refused, why, and what to do."""
+
+_MODULES = ("keras", "tf_keras", "tensorflow", "qkeras", "hgq", "builtins")
 _MOST_LAYERS = 100_000
 _MOST_DEPTH = 16
 _MOST_VALUES = 1 << 24
@@ -59,10 +68,11 @@ def read_keras(source: str | Path, weights: str | Path | None = None) -> RealMod
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a layer: its operands as (layer, call, which result), and other arguments."""
+    """One call of a layer: its operands as (layer, call, which result), other arguments, and, of an operation, all by position."""
 
     operands: tuple[tuple[str, int, int], ...]
     arguments: Mapping[str, Any]
+    positional: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -154,7 +164,10 @@ class _Work:
             layer, weights = by_name[name]
             label = f"{prefix}{k}." if k else prefix
             arguments = {key: _resolved(where, values, v) for key, v in call.arguments.items()}
-            values[name, k + begin[name]] = self.layer(layer, name, weights, operands, arguments, label, depth)
+            positional = [_resolved(where, values, v) for v in call.positional]
+            values[name, k + begin[name]] = self.layer(
+                layer, name, weights, operands, arguments, label, depth, positional
+            )
         return [(name, _value(where, values, (name, call, which))) for name, call, which in results]
 
     def _input(self, name: str, shape: Any, config: Mapping[str, Any]) -> int:
@@ -179,6 +192,7 @@ class _Work:
         arguments: Mapping[str, Any],
         prefix: str,
         depth: int,
+        positional: Sequence[Any] = (),
     ) -> list[int]:
         """The results of one call of a layer or nested model."""
         kind = layer["class_name"].split(">")[-1]
@@ -188,14 +202,17 @@ class _Work:
             return [v for _, v in named]
         where = f"{prefix}{name} ({kind})"
         module = str(layer.get("module") or "keras")
-        reader = LAYERS.get(kind)
-        if reader is None or module.split(".", maxsplit=1)[0] not in _MODULES or "keras.src.ops" in module:
+        reader = _reader(module, kind)
+        if kind in REFUSED:
+            raise CompileError(where, f"the layer class is not supported: {REFUSED[kind]}")
+        if reader is None or module.split(".", maxsplit=1)[0] not in _MODULES:
             origin = f" of {module}" if layer.get("module") else ""
             raise CompileError(
                 where, f"the layer class{origin} is not supported", f"supported: {', '.join(sorted(LAYERS))}"
             )
         config = {**layer["config"], "name": name}
         context = Layer(self.builder, kind, config, weights, inputs, self.version, prefix, arguments)
+        context.positional = list(positional)
         try:
             found = reader(context)
         except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as e:
@@ -205,6 +222,13 @@ class _Work:
         context.finish()
         _check_arguments(context)
         return found if isinstance(found, list) else [found]
+
+
+def _reader(module: str, kind: str) -> Callable[[Layer], int | list[int]] | None:
+    """The function that reads a class of layers; the same names stand for others in HGQ2 and among operations."""
+    if is_operation(module):
+        return read_operation
+    return read_hgq if module.split(".", maxsplit=1)[0] == "hgq" else LAYERS.get(kind)
 
 
 def _check_arguments(c: Layer) -> None:
@@ -238,21 +262,23 @@ def _calls(where: str, name: str, layer: Mapping[str, Any]) -> list[_Call]:
     nodes = layer.get("inbound_nodes") or []
     if not isinstance(nodes, list):
         raise CompileError(where, f"the inbound_nodes of '{name}' must be a list", "save the model again")
-    return [_call_of_version_3(where, n) if isinstance(n, dict) else _call_of_version_2(where, n) for n in nodes]
+    free = is_operation(str(layer.get("module")))
+    return [_call_of_version_3(where, n, free) if isinstance(n, dict) else _call_of_version_2(where, n) for n in nodes]
 
 
-def _call_of_version_3(where: str, node: Mapping[str, Any]) -> _Call:
+def _call_of_version_3(where: str, node: Mapping[str, Any], free: bool) -> _Call:
+    """`free`: an operation, which takes numbers too."""
     operands: list[tuple[str, int, int]] = []
     arguments = dict(node.get("kwargs") or {})
     args = node.get("args") or []
     for k, value in enumerate(args):
         for part in value if isinstance(value, list) else [value]:
             reference = _history(part)
-            if reference is None and (k == 0 or part is not None):
+            if reference is None and not free and (k == 0 or part is not None):
                 raise CompileError(where, f"a layer is called with {str(part)[:40]!r}, which is no tensor")
             if reference is not None:
                 operands.append(reference)
-    return _Call(tuple(operands), arguments)
+    return _Call(tuple(operands), arguments, tuple(args) if free else ())
 
 
 def _history(value: Any) -> tuple[str, int, int] | None:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .keras_activations import activate
-from .keras_context import Layer
+from .keras_context import Layer, Weight
 from .keras_files import Weights
 from .products import contracted
-from .real import Dense, Float, Offset, Reshape, Scale, Softmax, Transpose
+from .real import Float, Offset, Reshape, Scale, Softmax, Transpose
 
-__all__ = ["ATTENTION_LAYERS"]
+__all__ = ["ATTENTION_LAYERS", "biased", "letters", "operands", "weighted_sum"]
 
 
-def _weighted_sum(c: Layer, x: int, kernel: Float, terms: tuple[str, str, str], suffix: str = "") -> int:
+def weighted_sum(c: Layer, x: int, weight: Weight, terms: tuple[str, str, str], suffix: str = "") -> int:
     """An Einstein sum of node x and weights, given the letters of x, of the weights and of the result, without the batch axis.
 
     Letters of x that the result lacks are summed with the weights'; letters that all three share make a block-diagonal matrix.
     """
     given, weights, out = terms
-    shape = c.shape(x)
+    shape, kernel = c.shape(x), weight.values
     size = {**dict(zip(given, shape)), **dict(zip(weights, kernel.shape))}
     if (
         len(shape) != len(given)
@@ -42,18 +44,22 @@ def _weighted_sum(c: Layer, x: int, kernel: Float, terms: tuple[str, str, str], 
     ):
         raise c.error(f"the equation's letters {terms} must be summed with the weights or be in the result")
     blocks, inner, columns = (math.prod(size[k] for k in part) for part in (shared, summed, new))
-    ordered = kernel.transpose([weights.index(k) for k in (*shared, *summed, *new)]).reshape(blocks, inner, columns)
-    matrix = np.zeros((blocks, inner, blocks, columns))
-    matrix[np.arange(blocks), :, np.arange(blocks)] = ordered
+    order = [weights.index(k) for k in (*shared, *summed, *new)]
+
+    def blocked(values: NDArray[Any]) -> NDArray[Any]:
+        matrix = np.zeros((blocks, inner, blocks, columns), values.dtype)
+        matrix[np.arange(blocks), :, np.arange(blocks)] = values.transpose(order).reshape(blocks, inner, columns)
+        return matrix.reshape(blocks * inner, blocks * columns)
+
     y = c.add(Transpose(tuple(given.index(k) for k in (*rest, *shared, *summed))), x, suffix=f"{suffix}.order")
     y = c.add(Reshape((*(size[k] for k in rest), blocks * inner)), y, suffix=f"{suffix}.rows")
-    y = c.add(Dense(matrix.reshape(blocks * inner, blocks * columns)), y, suffix=f"{suffix}.product")
+    y = c.add(weight.mapped(blocked).matrix(), y, suffix=f"{suffix}.product")
     made = [*rest, *shared, *new]
     y = c.add(Reshape(tuple(size[k] for k in made)), y, suffix=f"{suffix}.shape")
     return c.add(Transpose(tuple(made.index(k) for k in out)), y, suffix=suffix)
 
 
-def _letters(c: Layer, equation: str, rank: int) -> tuple[str, str, str]:
+def letters(c: Layer, equation: str, rank: int) -> tuple[str, str, str]:
     """The letters of the input, the weights and the result without the batch axis; ``...`` stands for axes in between."""
     match = re.fullmatch(r"([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*),([a-zA-Z]+)->([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*)", equation)
     if not match:
@@ -76,18 +82,18 @@ def _letters(c: Layer, equation: str, rank: int) -> tuple[str, str, str]:
 
 def _einsum_dense(c: Layer) -> int:
     x = c.x
-    terms = _letters(c, str(c.get("equation", "")).replace(" ", ""), len(c.shape(x)))
+    terms = letters(c, str(c.get("equation", "")).replace(" ", ""), len(c.shape(x)))
     axes = c.get("bias_axes")
     c.ignore("output_shape", "lora_alpha", "gptq_unpacked_column_size")
     c.must_be("lora_rank", None)
     kernel, *bias = c.variables("kernel", *(["bias"] if axes else []))
-    y = _weighted_sum(c, x, kernel, terms)
+    y = weighted_sum(c, x, Weight(kernel), terms)
     if bias:
-        y = _biased(c, y, bias[0], [k for k in terms[2] if k in axes], terms[2])
+        y = biased(c, y, bias[0], [k for k in terms[2] if k in axes], terms[2])
     return activate(c, c.get("activation"), y, ".activation")
 
 
-def _biased(c: Layer, y: int, bias: Float, axes: list[str], out: str) -> int:
+def biased(c: Layer, y: int, bias: Float, axes: list[str], out: str) -> int:
     shape = c.shape(y)
     sizes = [n if k in axes else 1 for k, n in zip(out, shape)]
     if bias.size != math.prod(sizes):
@@ -100,7 +106,7 @@ def _projected(c: Layer, x: int, name: str, heads: int, size: int, stored: Weigh
     layer = c.inside("EinsumDense", {"name": name}, stored, [x])
     kernel, *bias = layer.variables("kernel", *(["bias"] if c.flag("use_bias", True) else []))
     layer.shaped("kernel", kernel, (c.shape(x)[1], heads, size))
-    y = _weighted_sum(layer, x, kernel, ("tc", "chd", "thd"))
+    y = weighted_sum(layer, x, Weight(kernel), ("tc", "chd", "thd"))
     return layer.add(Offset(bias[0]), y, suffix=".bias") if bias else y
 
 
@@ -114,7 +120,7 @@ def _multi_head_attention(c: Layer) -> int:
     c.ignore("dropout", "seed", "query_shape", "key_shape", "value_shape", "softmax_robust_masking")
     heads, size, use_bias = c.whole("num_heads"), c.whole("key_dim"), c.flag("use_bias", True)
     value_size = size if c.get("value_dim") is None else c.whole("value_dim")
-    q, v, k = _operands(c)
+    q, v, k = operands(c)
     if any(len(c.shape(x)) != 2 for x in (q, k, v)):
         raise c.error("query, key and value must have shape [length, features]")
     names = ("query", "key", "value")
@@ -136,11 +142,11 @@ def _multi_head_attention(c: Layer) -> int:
     if kernel.ndim != 3:
         raise c.error("output_shape must be null or one number")
     c.ignore("output_shape")
-    y = _weighted_sum(out, joined, kernel, ("thd", "hdo", "to"))
+    y = weighted_sum(out, joined, Weight(kernel), ("thd", "hdo", "to"))
     return c.add(Offset(bias[0]), y) if bias else y
 
 
-def _operands(c: Layer) -> tuple[int, int, int]:
+def operands(c: Layer) -> tuple[int, int, int]:
     """(query, value, key), from the inputs in this order or by name; the key is the value by default."""
     found = dict(zip(("query", "value", "key"), c.inputs))
     for name in ("query", "value", "key"):

@@ -114,15 +114,22 @@ class Weight:
         return Weight(f(self.values), f(self.ints), f(np.broadcast_to(self.scale, self.values.shape)))
 
     def matrix(self) -> Dense:
-        """A matrix ``[inputs, outputs]`` as an op; integers are kept where one scale fits each column."""
+        """A matrix ``[inputs, outputs]`` as an op; integers are kept where one scale fits each column.
+
+        Powers of two meet on the finest of each column.
+        """
         if self.ints is None or self.scale is None:
             return Dense(np.array(self.values))
         scale = np.broadcast_to(self.scale, self.ints.shape)
-        columns = scale.max(axis=0)
-        columns = np.where(columns > 0, columns, 1.0)
-        if ((scale == columns) | (self.ints == 0)).all():
+        used = self.ints != 0
+        columns = np.where(used, scale, np.inf).min(axis=0, initial=np.inf)
+        columns = np.where(np.isfinite(columns), columns, 1.0)
+        if (scale == columns)[used].all():
             return Dense(np.array(self.values), np.array(self.ints), columns)
-        return Dense(np.array(self.values))
+        steps = self.values / columns
+        if (np.frexp(scale[used])[0] != 0.5).any() or np.abs(steps).max() >= 2.0**53:
+            return Dense(np.array(self.values))
+        return Dense(np.array(self.values), steps.astype(np.int64), columns)
 
 
 class Layer(Config):
@@ -143,6 +150,7 @@ class Layer(Config):
         super().__init__(f"{self.name} ({kind})", config, sorted(_BOOKKEEPING))
         self.builder, self.kind, self.weights, self.inputs = builder, kind, weights, list(inputs)
         self.version, self.call = version, dict(call or {})
+        self.positional: list[Any] = []  # of an operation: its arguments, tensors as ("node", index)
         self.ignore(*(k for k in config if k.endswith(_TRAINING)))
         dtype = config.get("dtype")
         name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
@@ -158,7 +166,8 @@ class Layer(Config):
     def add(self, op: RealOp, *operands: int, suffix: str = "", group: str = "") -> int:
         """Append a real op named after the layer and return its index."""
         name = f"{self.name}{suffix}"
-        return self.builder.add(op, *operands, name=name, group=f"{self.name}{group}" if group else "")
+        group = f"{self.name}{group}" if group else ""
+        return self.builder.add(op, *operands, name=name, group=group, layer=(self.name, self.kind))
 
     def shape(self, i: int) -> tuple[int, ...]:
         return self.builder.nodes[i].shape

@@ -15,7 +15,7 @@ from .keras_windows import quantized_variable
 from .qkeras import quantize
 from .real import Add, Concat, Float, Gather, Mul, RealOp, Reshape, Scale
 
-__all__ = ["RECURRENT_LAYERS", "recurrent_wrappers"]
+__all__ = ["RECURRENT_LAYERS", "Stepped", "initial_states", "joined", "recurrent_wrappers", "settings"]
 
 _GATES = {"SimpleRNN": 1, "LSTM": 4, "GRU": 3}
 _IGNORED = (
@@ -25,7 +25,7 @@ _IGNORED = (
 """How a layer trains and how the framework runs it, which changes no number."""
 
 
-class _Stepped(Layer):
+class Stepped(Layer):
     """A layer whose ops are named after a step and grouped by their role in it."""
 
     def __init__(self, c: Layer, d: Direction, role: str) -> None:
@@ -72,7 +72,7 @@ def _activate(c: Layer, kind: str) -> Callable[[Direction, str, int, int], int]:
     gates = outer if kind == "SimpleRNN" else c.get("recurrent_activation", "sigmoid")
 
     def apply(d: Direction, role: str, k: int, x: int) -> int:
-        return activate(_Stepped(c, d, role), gates if k == 0 else outer, x, quantized=quantized)
+        return activate(Stepped(c, d, role), gates if k == 0 else outer, x, quantized=quantized)
 
     return apply
 
@@ -81,7 +81,7 @@ def _prepare(c: Layer) -> Callable[[Direction, str, int], int] | None:
     spec = c.get("state_quantizer") if c.kind.startswith("Q") else None
     if spec is None:
         return None
-    return lambda d, role, x: quantize(_Stepped(c, d, role), spec, x)
+    return lambda d, role, x: quantize(Stepped(c, d, role), spec, x)
 
 
 def _direction(c: Layer, label: str) -> tuple[Direction, Step, int]:
@@ -109,7 +109,7 @@ def _direction(c: Layer, label: str) -> tuple[Direction, Step, int]:
     return d, step, 2 if kind == "LSTM" else 1
 
 
-def _settings(c: Layer) -> tuple[bool, bool]:
+def settings(c: Layer) -> tuple[bool, bool]:
     """(return_sequences, return_state), with everything refused that carries state between events."""
     for key in ("stateful", "time_major"):
         c.must_be(key, False)
@@ -126,24 +126,24 @@ def _run(c: Layer, backward: bool, initial: list[int]) -> _Outputs:
     return _Outputs(rows, last)
 
 
-def _initial(c: Layer) -> list[int]:
+def initial_states(c: Layer) -> list[int]:
     given = c.call.pop("initial_state", None)
     parts = given if isinstance(given, list) else [] if given is None else [given]
     return [*c.inputs[1:], *(p[1] for p in parts if isinstance(p, tuple))]
 
 
-def _joined(c: Layer, rows: list[int], hidden: int, suffix: str) -> int:
+def joined(c: Layer, rows: list[int], hidden: int, suffix: str) -> int:
     """``[time, hidden]`` of the rows."""
-    joined = c.add(Concat(0), *rows, suffix=f"{suffix}.joined") if len(rows) > 1 else rows[0]
-    return c.add(Reshape((len(rows), hidden)), joined, suffix=suffix)
+    flat = c.add(Concat(0), *rows, suffix=f"{suffix}.joined") if len(rows) > 1 else rows[0]
+    return c.add(Reshape((len(rows), hidden)), flat, suffix=suffix)
 
 
 def _recurrent(c: Layer) -> list[int]:
-    sequences, states = _settings(c)
+    sequences, states = settings(c)
     backward = c.flag("go_backwards", False)
-    found = _run(c, backward, _initial(c))
+    found = _run(c, backward, initial_states(c))
     rows = found.rows[::-1] if backward else found.rows  # the order in which they are computed
-    y = _joined(c, rows, c.whole("units"), "") if sequences else found.last[0]
+    y = joined(c, rows, c.whole("units"), "") if sequences else found.last[0]
     return [y, *found.last] if states else [y]
 
 
@@ -155,18 +155,18 @@ def _bidirectional(c: Layer) -> list[int]:
         raise c.error(f"its layer must be SimpleRNN, LSTM or GRU, not {kind}")
     other = c.get("backward_layer")
     configs = {"forward": config, "backward": config if other is None else class_and_config(c.where, other)[1]}
-    mode, initial = c.get("merge_mode", "concat"), _initial(c)
+    mode, initial = c.get("merge_mode", "concat"), initial_states(c)
     pairs: list[list[int]] = []
-    for k, (side, settings) in enumerate(configs.items()):
-        stored = c.weights.child(f"{side}_layer", f"{side}_", str(settings.get("name")))
-        layer = c.inside(kind, settings, stored, c.inputs[:1])
-        sequences, states = _settings(layer)
+    for k, (side, values) in enumerate(configs.items()):
+        stored = c.weights.child(f"{side}_layer", f"{side}_", str(values.get("name")))
+        layer = c.inside(kind, values, stored, c.inputs[:1])
+        sequences, states = settings(layer)
         if layer.flag("go_backwards", side == "backward") and side == "forward":
             raise c.error("the forward layer must not go backwards")
         half = len(initial) // 2
         found = _run(layer, side == "backward", initial[k * half : (k + 1) * half])
         layer.finish()
-        y = _joined(layer, found.rows, layer.whole("units"), ".sequence") if sequences else found.last[0]
+        y = joined(layer, found.rows, layer.whole("units"), ".sequence") if sequences else found.last[0]
         pairs.append([y, *(found.last if states else ())])
     (a, *first), (b, *second) = pairs
     if mode is None:

@@ -16,7 +16,7 @@ from .qkeras import quantize_weights
 from .real import Dense, Float, Gather, Offset, Reduce, Reshape, Scale, Transpose
 from .windows import grouped_matrix, same_padding, spread_indices
 
-__all__ = ["WINDOW_LAYERS", "add_bias", "quantized_variable"]
+__all__ = ["WINDOW_LAYERS", "add_bias", "convolve", "quantized_variable"]
 
 
 def quantized_variable(c: Layer, key: str, values: Float, trainable: bool = False) -> Weight:
@@ -90,7 +90,7 @@ def _variables(c: Layer, *roles: str) -> tuple[list[Float], Float | None]:
     return kernels, bias
 
 
-def _convolve(c: Layer, kernel: Weight, bias: Float | None, groups: int) -> int:
+def convolve(c: Layer, kernel: Weight, bias: Float | None, groups: int) -> int:
     """A convolution with a kernel ``[*kernel, inputs / groups, outputs]``, bias and activation."""
     rank = kernel.values.ndim - 2
     x, first = _channels_last(c, rank)
@@ -112,7 +112,7 @@ def _conv(c: Layer) -> int:
         raise c.error(f"the kernel must fit kernel_size {list(size)} and filters, not {list(kernel.shape)}")
     c.must_be("lora_rank", None)
     c.ignore("lora_alpha", "mask", "kernel_quantizer_internal", "bias_quantizer_internal")
-    return _convolve(c, quantized_variable(c, "kernel_quantizer", kernel, True), bias, groups)
+    return convolve(c, quantized_variable(c, "kernel_quantizer", kernel, True), bias, groups)
 
 
 def _depthwise_kernel(kernel: NDArray) -> NDArray:
@@ -129,7 +129,7 @@ def _depthwise(c: Layer) -> int:
     c.must_be("groups", 1, kernel.shape[-2])
     c.ignore("filters")
     weight = quantized_variable(c, "depthwise_quantizer", kernel, True)
-    return _convolve(c, weight.mapped(_depthwise_kernel), bias, kernel.shape[-2])
+    return convolve(c, weight.mapped(_depthwise_kernel), bias, kernel.shape[-2])
 
 
 def _separable(c: Layer) -> int:
@@ -226,8 +226,8 @@ def _folded(c: Layer) -> int:
     c.wholes("kernel_size", 2)
     c.ignore("depth_multiplier")
     if depthwise:
-        return _convolve(c, weight.mapped(_depthwise_kernel), offset, kernel.shape[-2])
-    return _convolve(c, weight, offset, 1)
+        return convolve(c, weight.mapped(_depthwise_kernel), offset, kernel.shape[-2])
+    return convolve(c, weight, offset, 1)
 
 
 # ---- pooling ----------------------------------------------------------------------------------------------------------

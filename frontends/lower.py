@@ -138,22 +138,21 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
             f"a table of {x.function.function} over {last - first + 1} values exceeds 2**20 entries",
             "quantize its operand, or give --calibrate data.npz",
         )
-    if not isinstance(to.exp, int):
-        raise CompileError(node.name, "a table needs one output exponent, not one per channel", "use one scale")
+    fields = [np.asarray(v, np.int64) for v in (to.lo, to.hi, to.exp)]
     shared = all(isinstance(r, Fraction) for p in (*x.pieces, meaning) for r in (p.scale, p.offset))
-    shape = () if shared else t.shape
+    shape = () if shared and all(v.ndim == 0 for v in fields) else t.shape
+    if int(np.prod(shape)) * (last - first + 1) > 16 * MAX_TABLE:
+        rule = f"{np.prod(shape)} tables of {last - first + 1} values are more than 2**24"
+        raise CompileError(
+            node.name, rule, "quantize its operand to fewer bits, or with one quantizer for all elements"
+        )
     argument = _real_values(
         replace(x, function=None), np.ldexp(np.arange(first, last + 1, dtype=np.float64), step), shape
     )
     unit, zero = (np.broadcast_to(np.asarray(r, np.float64), shape)[..., None] for r in (meaning.scale, meaning.offset))
-    target = Quant(
-        np.ldexp(unit, to.exp),
-        -np.ldexp(zero / unit, -to.exp).astype(np.int64),
-        int(np.min(to.lo)),
-        int(np.max(to.hi)),
-        node.op.rounding,
-        node.op.overflow,
-    )
+    lo_to, hi_to, exp_to = (np.broadcast_to(v, shape)[..., None] for v in fields)
+    offset = -np.ldexp(zero / unit, -exp_to).astype(np.int64)
+    target = Quant(np.ldexp(unit, exp_to), offset, lo_to, hi_to, node.op.rounding, node.op.overflow)
     results = x.function(argument)
     if not np.isfinite(results).all():
         bad = argument.reshape(-1)[np.argmin(np.isfinite(results).reshape(-1))]
@@ -162,8 +161,9 @@ def _table(builder: Builder, node: RealNode, x: Lazy, to: Fixed, meaning: Affine
             f"{x.function.function} is not defined for {bad:g}, which its operand can reach",
             "clip its operand",
         )
-    table = real.quantized(target, results).astype(np.int64)
-    return builder.add(Lookup(table, first, step, to.exp), x.node, name=node.name)
+    grid = int(exp_to.min())
+    table = real.quantized(target, results).astype(np.int64) << (exp_to - grid)
+    return builder.add(Lookup(table.reshape(*shape, -1), first, step, grid), x.node, name=node.name)
 
 
 def _real_values(x: Lazy, values: Float, shape: tuple[int, ...]) -> Float:

@@ -43,7 +43,7 @@ from .real import (
     Sub,
 )
 
-__all__ = ["OPERATORS", "read_onnx"]
+__all__ = ["OPERATORS", "check_batch", "output_name", "read_onnx"]
 
 
 def read_onnx(source: str | Path | bytes | Any) -> RealModel:
@@ -110,7 +110,7 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
             where, f"operand '{missing[0]}' is defined nowhere before", "the file is damaged or not sorted"
         )
     context = Context(builder, node, where, [values[i] if i else None for i in node.input], opset, single)
-    _check_batch(context)
+    check_batch(context)
     codes = next((v.codes for v in context.inputs if isinstance(v, Ref) and v.codes is not None), None)
     if codes is not None and (node.op_type not in _ON_CODES or (codes.scale.size > 1 and node.op_type in LAYOUT)):
         raise CompileError(where, "would work on quantized integers", "put a DequantizeLinear before it")
@@ -129,7 +129,7 @@ def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset:
         values[name] = replace(value, codes=codes) if keeps and isinstance(value, Ref) else value
 
 
-def _check_batch(c: Context) -> None:
+def check_batch(c: Context) -> None:
     """Refuse a batch axis that is not in front where an operator cares, and operands that disagree about it."""
     refs = [v for v in c.inputs if isinstance(v, Ref)]
     moved = next((v for v in refs if v.batch != 0 or v.joined), None)

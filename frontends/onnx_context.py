@@ -116,7 +116,11 @@ class Context:
     def add(self, op: RealOp, *operands: int, suffix: str = "", group: str = "") -> Ref:
         """Append a real op. The batch axis of the result stays where it was, counted from the last axis."""
         group = f"{self.name}{group}" if group else ""
-        return self.ref(self.builder.add(op, *operands, name=f"{self.name}{suffix}", group=group))
+        return self.ref(
+            self.builder.add(
+                op, *operands, name=f"{self.name}{suffix}", group=group, layer=(self.name, self.node.op_type)
+            )
+        )
 
     @property
     def name(self) -> str:

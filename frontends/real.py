@@ -137,16 +137,22 @@ class Leaky:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """A function of one variable, one of `FUNCTIONS`, with its parameters if it has any."""
+    """A function of one variable, one of `FUNCTIONS`, with its parameters if it has any.
+
+    `single`: its operand and result are rounded to float32, as a framework's are.
+    """
 
     function: str
     parameters: tuple[float, ...] = ()
+    single: bool = False
 
     def __call__(self, x: Float) -> Float:
+        x = np.asarray(x, np.float32 if self.single else np.float64).astype(np.float64)
         with np.errstate(
             all="ignore"
         ):  # a table over a domain that the function does not have is refused by its values
-            return FUNCTIONS[self.function](np.asarray(x, np.float64), *self.parameters)
+            y = FUNCTIONS[self.function](x, *self.parameters)
+            return y.astype(np.float32).astype(np.float64) if self.single else y
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,13 +361,17 @@ FUNCTIONS: dict[str, Callable[..., Float]] = {
 
 @dataclass(frozen=True)
 class RealNode:
-    """One op; `shape` is its result's. Nodes of one `group` are to have the same precision (steps of a recurrence)."""
+    """One op; `shape` is its result's. Nodes of one `group` are to have the same precision (steps of a recurrence).
+
+    `layer`: (name, class) of the layer that the op belongs to, as the file has them.
+    """
 
     name: str
     op: RealOp
     operands: tuple[int, ...]
     shape: tuple[int, ...]
     group: str = ""
+    layer: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -390,7 +400,7 @@ class RealBuilder:
         self.name = clean_name(name)
         self.nodes: list[RealNode] = []
 
-    def add(self, op: RealOp, *operands: int, name: str, group: str = "") -> int:
+    def add(self, op: RealOp, *operands: int, name: str, group: str = "", layer: tuple[str, str] = ("", "")) -> int:
         """Append a node and return its index. Raises `CompileError` naming the node if shapes do not fit."""
         try:
             shape = _shape(op, [self.nodes[i].shape for i in operands])
@@ -399,7 +409,7 @@ class RealBuilder:
             raise CompileError(name, f"{type(op).__name__.lower()} does not fit shapes {shapes} ({e})") from None
         if 0 in shape:
             raise CompileError(name, f"a tensor must have elements, not shape {list(shape)}", "check the layer's size")
-        self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape, group))
+        self.nodes.append(RealNode(clean_name(name).replace(".", "_"), op, operands, shape, group, layer))
         return len(self.nodes) - 1
 
     def model(self, outputs: Sequence[tuple[str, int]]) -> RealModel:

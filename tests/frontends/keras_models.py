@@ -67,7 +67,8 @@ def write_keras(path, model, groups, compression=zipfile.ZIP_STORED):
         for where, arrays in groups.items():
             part = f.require_group(f"{where}/vars")
             for k, values in enumerate(arrays):
-                part[str(k)] = np.asarray(values, np.float32)
+                kept = isinstance(values, np.ndarray) and values.dtype.kind == "u"
+                part[str(k)] = values if kept else np.asarray(values, np.float32)
     with zipfile.ZipFile(path, "w", compression) as z:
         z.writestr("config.json", json.dumps(model))
         z.write(weights, "model.weights.h5")
