@@ -299,7 +299,8 @@ def _sum(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
     """x + y or x - y; a common scale stays pending."""
     x, y = (settle(builder, v, node.name) for v in operands)
     op = ops.Add() if isinstance(node.op, real.Add) else ops.Sub()
-    if isinstance(x.affine.scale, Fraction) and x.affine.scale == y.affine.scale:  # pyright: ignore[reportGeneralTypeIssues]
+    alike = isinstance(x.affine.scale, Fraction) or builder.type(x.node).shape == builder.type(y.node).shape
+    if alike and np.array_equal(np.asarray(x.affine.scale, object), np.asarray(y.affine.scale, object)):
         minus = Fraction(1 if isinstance(node.op, real.Add) else -1)
         offset = plus(x.affine.offset, times(y.affine.offset, minus))
         return Lazy(builder.add(op, x.node, y.node, name=node.name), (Affine(x.affine.scale, offset),))
