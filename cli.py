@@ -27,7 +27,9 @@ class Options:
 
     target: str | None = _option("Device: a name from 'hwcompile targets', a part number, or a .toml file [vu9p].")
     clock_ns: float | None = _option("Clock period in ns; the device's own by default.")
-    weights: str | None = _option("The weights of a Keras .json model; by default the file NAME_weights.h5 or the like beside it.")
+    weights: str | None = _option(
+        "The weights of a Keras .json model; by default the file NAME_weights.h5 or the like beside it."
+    )
     backend: str = _option("What to write, comma separated: rtl, hls, cpu, gpu.", "rtl,hls,cpu")
     calibrate: str | None = _option("Float data (.npz, .npy) that closes the precisions a float model leaves open.")
     bits: int | None = _option("With --calibrate: the width of every open weight and value.")

@@ -81,7 +81,7 @@ def constant_digits(weights: np.ndarray) -> np.ndarray:
 
     The nonzero digits of n are the bits in which 3 n and n differ (Reitwiesner 1960).
     """
-    n = np.abs(weights).astype("<i8")
+    n = np.abs(weights).astype("<i8", order="C")  # the bytes are looked at in place
     return np.unpackbits(((3 * n) ^ n).view(np.uint8).reshape(*n.shape, 8), axis=-1).sum(axis=-1, dtype=np.int64)
 
 

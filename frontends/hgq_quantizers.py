@@ -1,7 +1,8 @@
 """Quantizers of HGQ2 as real ops, for data and for weights: their configuration and stored bit widths. Knows no layer.
 
-The numbers are those at inference, and equal the framework's float32 bit for bit up to 2**23 steps. With a `scaler` or an `affine`
-that is no power of two its results differ from the exact ones by float32 rounding.
+The numbers are those at inference, and equal the framework's float32 bit for bit up to 2**23 steps, but for one float32: that just
+below half a step, which its RND carries up. With a `scaler` or an `affine` that is no power of two its results differ from
+the exact ones by float32 rounding.
 """
 
 from __future__ import annotations

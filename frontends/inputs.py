@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ir import ops
 from ..ir.errors import CompileError
@@ -33,11 +35,15 @@ class InputQuantizer:
 
 @dataclass(frozen=True)
 class _Path:
-    """The input's meaning at one node: factor * x + offset; `direct`: no layout on the way."""
+    """The input's meaning at one node: factor * x + offset; `index`: which elements of x, -1 for zeros (None: all, in order)."""
 
     factor: Rational = Fraction(1)
     offset: Rational = Fraction(0)
-    direct: bool = True
+    index: NDArray[np.int64] | None = None
+
+    @property
+    def direct(self) -> bool:
+        return self.index is None
 
 
 def input_quantizers(model: RealModel) -> dict[int, InputQuantizer]:
@@ -65,8 +71,8 @@ def _first_quantizer(model: RealModel, i: int) -> InputQuantizer:
         path = next((paths[j] for j in node.operands if j in paths), None)
         if path is None:
             continue
-        if isinstance(node.op, Quant) and (path.direct or not _per_element(node.op)):
-            found.append(InputQuantizer(node.op, path.factor, path.offset))
+        if isinstance(node.op, Quant) and (op := _of_input(node.op, path.index, model.nodes[i].shape)) is not None:
+            found.append(InputQuantizer(op, path.factor, path.offset))
             continue
         behind = _behind(model, node, path)
         if behind is None:
@@ -81,13 +87,46 @@ def _first_quantizer(model: RealModel, i: int) -> InputQuantizer:
     return found[0]
 
 
+def _of_input(op: Quant, index: NDArray[np.int64] | None, shape: tuple[int, ...]) -> Quant | None:
+    """The quantizer behind a layout as one of the input itself; None where an element meets several."""
+    if index is None or not _per_element(op):
+        return op
+    used = index >= 0
+    at, places = np.unique(index[used], return_index=True)
+    if at.size == 0:
+        return None
+    found: dict[str, NDArray] = {}
+    for name in ("scale", "zero", "lo", "hi"):
+        behind = np.broadcast_to(getattr(op, name), index.shape)[used]
+        full = np.full(math.prod(shape), behind[0])  # of elements that nothing reads: as of another
+        full[at] = behind[places]
+        if (full[index[used]] != behind).any():
+            return None
+        found[name] = full.reshape(shape)
+    return replace(op, **found)
+
+
+def _arranged(op: real.RealOp, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The index behind a layout op."""
+    if isinstance(op, real.Reshape):
+        return index.reshape(op.shape)
+    if isinstance(op, real.Transpose):
+        return index.transpose(op.axes)
+    assert isinstance(op, real.Gather | ops.Window)
+    source = op.indices if isinstance(op, real.Gather) else op.source(index.shape)
+    return np.where(source < 0, -1, index.reshape(-1)[source])
+
+
 def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
     """The path behind a node that the host can take over, else None."""
     shape = model.nodes[node.operands[0]].shape
     uniform = isinstance(path.factor, Fraction) and isinstance(path.offset, Fraction)
     if isinstance(node.op, real.Reshape | real.Transpose | real.Gather | ops.Window):
         plain = path.factor == 1 and path.offset == 0
-        return _Path(path.factor, path.offset, False) if uniform and (plain or not _padded(node.op, shape)) else None
+        if not uniform or not (plain or not _padded(node.op, shape)):
+            return None
+        index = np.arange(math.prod(shape)).reshape(shape) if path.index is None else path.index
+        return _Path(path.factor, path.offset, _arranged(node.op, index))
     if not isinstance(node.op, real.Scale | real.Offset) or node.shape != shape:
         return None
     values = node.op.factor if isinstance(node.op, real.Scale) else node.op.offset
@@ -97,8 +136,8 @@ def _behind(model: RealModel, node: RealNode, path: _Path) -> _Path | None:
         by = as_rational(node.op.factor)
         by = as_rational(Fraction(1) / np.asarray(by, object)) if node.op.divide else by
         nonzero = all(v != 0 for v in np.asarray(by, object).flat)
-        return _Path(times(path.factor, by), times(path.offset, by), path.direct) if nonzero else None
-    return _Path(path.factor, plus(path.offset, as_rational(node.op.offset)), path.direct)
+        return _Path(times(path.factor, by), times(path.offset, by), path.index) if nonzero else None
+    return _Path(path.factor, plus(path.offset, as_rational(node.op.offset)), path.index)
 
 
 def _padded(op: real.RealOp, shape: tuple[int, ...]) -> bool:

@@ -287,7 +287,7 @@ OPERATIONS: dict[str, Callable[[Layer, _Call], int]] = {
     "Abs": _unary(_absolute),
     "Square": _unary(lambda c, x: c.add(Mul(), x, x)),
     **{
-        name.title(): _function(name)
+        name.capitalize(): _function(name)
         for name in ("exp", "expm1", "log", "log1p", "log2", "sqrt", "tanh", "sin", "cos", "rsqrt")
     },
     "Reciprocal": _function("reciprocal"),

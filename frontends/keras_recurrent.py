@@ -147,10 +147,18 @@ def _recurrent(c: Layer) -> list[int]:
     return [y, *found.last] if states else [y]
 
 
+def _wrapped(c: Layer) -> tuple[str, Any]:
+    """(class, configuration) of the layer that a wrapper holds; a layer of HGQ2 has names that others have too."""
+    spec = c.get("layer")
+    kind, config = class_and_config(c.where, spec)
+    if str(spec.get("module")).split(".", maxsplit=1)[0] == "hgq":
+        raise c.error(f"its layer {kind} is one of HGQ2", "use it without the wrapper")
+    return kind.split(">")[-1], config
+
+
 def _bidirectional(c: Layer) -> list[int]:
     """The layer forward and another one like it backward; the results of both are in the order of time."""
-    kind, config = class_and_config(c.where, c.get("layer"))
-    kind = kind.split(">")[-1]
+    kind, config = _wrapped(c)
     if kind.removeprefix("Q") not in _GATES:
         raise c.error(f"its layer must be SimpleRNN, LSTM or GRU, not {kind}")
     other = c.get("backward_layer")
@@ -197,8 +205,7 @@ def _time_distributed(readers: Mapping[str, Callable[[Layer], int | list[int]]])
     """A layer on each element of the first axis."""
 
     def read(c: Layer) -> int:
-        kind, config = class_and_config(c.where, c.get("layer"))
-        kind, x = kind.split(">")[-1], c.x
+        (kind, config), x = _wrapped(c), c.x
         if kind not in readers:
             raise c.error(f"its layer '{kind}' is not supported", f"supported: {', '.join(sorted(readers))}")
         shape, stored = c.shape(x), c.weights.child("layer", str(config.get("name")))

@@ -136,6 +136,10 @@ def test_digits_of_constants():
     n = np.arange(-300, 300)
     assert constant_digits(n).tolist() == [fewest(abs(int(k))) for k in n]
     assert constant_digits(np.array([[7, 0], [1 << 40, -3]])).tolist() == [[2, 0], [1, 2]]
+    assert constant_digits(np.array([[7, 1 << 40], [0, -3]]).T).tolist() == [
+        [2, 0],
+        [1, 2],
+    ]  # the order in memory is free
 
 
 def test_folding_shares_multipliers_and_takes_cycles():

@@ -108,3 +108,36 @@ def many_layers():
         outputs.append(L.Flatten(name="flat6")(L.Conv1D(2, 3, name="conv1")(row)))
         outputs.append(L.GlobalMaxPooling1D(name="top")(L.MaxPooling1D(2, name="pool1")(row)))
         return keras.Model([v, image], outputs)
+
+
+def hgq2_network(kind):
+    """Small HGQ2 networks with drawn weights and widths, of kinds that hls4ml reads too; inputs on their grid."""
+    from hgq_models import draw_bits, draw_weights
+
+    with quietly():
+        import keras
+        from hgq.config import LayerConfigScope, QuantizerConfigScope
+        from hgq.layers import QAdd, QConv2D, QDense
+
+        keras.utils.set_random_seed(3)
+        rng = np.random.default_rng(sum(map(ord, kind)))
+        shape = (6, 5, 2) if kind == "convolution" else (6,)
+        with (
+            QuantizerConfigScope(place="all", default_q_type="kbi", overflow_mode="SAT"),
+            LayerConfigScope(enable_ebops=False),
+        ):
+            x = keras.Input(shape, name="x")
+            if kind == "convolution":
+                h = keras.layers.Flatten(name="flat")(QConv2D(3, (3, 2), activation="relu", name="conv")(x))
+            else:
+                h = QDense(8, activation="relu", name="first")(x)
+            if kind == "deep":
+                h = QDense(8, activation="relu", name="third")(QDense(6, activation="relu", name="second")(h))
+            if kind == "residual":
+                h = QAdd(name="add")([h, QDense(8, name="side")(x)])
+            if kind == "wide":
+                h = QDense(24, activation="relu", name="second")(h)
+            model = keras.Model(x, QDense(4, name="out")(h))
+        draw_weights(rng, model)
+        draw_bits(rng, model)
+        return model, rng.integers(-64, 64, (200, *shape)) / 16

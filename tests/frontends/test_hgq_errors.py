@@ -78,10 +78,10 @@ CASES = {
         dense(iq_conf={"class_name": "Mine", "config": {}}),
         "d (QDense): iq_conf: must be one of QuantizerConfig, HardTanhConfig, HardSigmoidConfig, not 'Mine'; save the model",
     ),
-    "no quantizer": (dense(iq_conf=None), "d (QDense): iq_conf: must be an object with class_name and config, not None"),
-    "rounding": (dense(iq_conf=quantizer(round_mode="UP")), "d (QDense): iq_conf: round_mode must be one of TRN, TRN_ZERO, RND, RND_ZERO, RND_INF, "),
+    "no quantizer": (dense(iq_conf=None), "d (QDense): iq_conf: must be an object with class_name and config, not 'None'"),
+    "rounding": (dense(iq_conf=quantizer(round_mode="UP")), "iq_conf: round_mode must be one of TRN, TRN_ZERO, RND, "),
     "overflow": (
-        dense(iq_conf=quantizer(overflow_mode="WRAP_SM")), "d (QDense): iq_conf: overflow_mode must be one of WRAP, SAT, SAT_SYM, not 'WRAP_SM'",
+        dense(iq_conf=quantizer(overflow_mode="WRAP_SM")), "overflow_mode must be one of WRAP, SAT, SAT_SYM, not 'WRAP_SM'",
     ),
     "scaler": (dense(iq_conf=quantizer(scaler=-1.0)), "iq_conf: scaler must be positive and the factor of affine not 0"),
     "affine": (dense(iq_conf=quantizer(affine=[1.0])), "iq_conf: affine must be two numbers, not [1.0]"),
@@ -96,6 +96,10 @@ CASES = {
     "costs": (dense(enable_ebops=False), "d (QDense): must have the 2 weights ['kernel', 'bias'] in the file, not 4; save"),
     "no output quantizer": (dense(enable_oq=True, oq_conf=quantizer()), "oq_conf: its bit widths must be in the file; save"),
     "units": (dense(units=3), "d (QDense): the weights 'kernel' must have shape [3, 3], not [3, 2]"),
+    "wrapper": (
+        k.layer("TimeDistributed", "w", ["x"], layer={"class_name": "QDense", "module": "hgq.layers", "config": {}}),
+        "w (TimeDistributed): its layer QDense is one of HGQ2; use it without the wrapper",
+    ),
     "function of the user": (
         of_hgq("QUnaryFunctionLUT", "t", activation={"class_name": "function", "config": "mine"}, enable_iq=False),
         "t (QUnaryFunctionLUT): its function must be one of Keras by name: a function of yours is not in the file; name one",
@@ -165,10 +169,10 @@ def test_damaged_configurations_never_escape(tmp_path):
     path = k.write_keras(tmp_path / "m.keras", model, stored)
     assert len(read_keras(path).nodes) >= 7
     rng, outcomes = random.Random(0), {"read": 0, "refused": 0}
-    for _ in range(300):
+    for _ in range(150):
         k.write_keras(path, json.loads(json.dumps(damaged(model, rng), allow_nan=True)), stored)
         outcomes[outcome(path)] += 1
-    assert min(outcomes.values()) > 30
+    assert min(outcomes.values()) > 15
 
 
 def test_damaged_variables_never_escape(tmp_path):

@@ -1,16 +1,21 @@
 """hls4ml's converted models, its configurations and its backend plug-in, against its own C simulation, bit for bit."""
 
-import sys
-
 import numpy as np
 import pytest
+from hls4ml_models import (
+    converted,
+    default_configuration,
+    dense_model,
+    hgq2_network,
+    many_layers,
+    quietly,
+    saved,
+    simulated,
+)
 
 import hwcompile as hc
 from hwcompile.frontends.hls4ml import LAYERS
 from hwcompile.frontends.hls4ml_config import read_configuration
-
-sys.path.insert(0, __file__.rpartition("/")[0])
-from hls4ml_models import converted, default_configuration, dense_model, many_layers, saved, simulated
 
 TYPED = {
     "a": {"Precision": {"weight": "ap_fixed<6,1>", "bias": "ap_fixed<8,2>", "result": "ap_fixed<12,4,AP_RND,AP_SAT>"}},
@@ -166,8 +171,6 @@ def test_layers_that_the_model_does_not_have(tmp_path):
 
 
 def test_layers_are_named_where_they_are_not_read():
-    from hls4ml_models import quietly
-
     with quietly():
         import keras
         from keras import layers
@@ -178,3 +181,18 @@ def test_layers_are_named_where_they_are_not_read():
     with pytest.raises(hc.CompileError, match=r"memory \(LSTM\): the layer is not supported; supported: Activation"):
         hc.load(graph)
     assert len(LAYERS) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["one", "deep", "wide", "residual", "convolution"])
+def test_networks_that_both_read_agree(kind, tmp_path):
+    """The file read here, hls4ml's graph read here, hls4ml's C simulation and the framework itself."""
+    model, x = hgq2_network(kind)
+    saved(model, tmp_path / "model.keras")
+    graph = converted(model, {"Model": {"Precision": "ap_fixed<16,6>", "ReuseFactor": 1}}, tmp_path / "vitis")
+    (want,) = simulated(graph, x)
+    assert len(np.unique(want)) > 10
+    for source in (tmp_path / "model.keras", graph):
+        np.testing.assert_array_equal(hc.compile(source, backends="cpu").predict(x), want)
+    with quietly():
+        np.testing.assert_array_equal(np.asarray(model.predict(x, verbose=0)), want)

@@ -35,6 +35,11 @@ LAYERS = {
     "unknown key": (dense(speed=3), "d (Dense): the configuration key 'speed' is not known; known here: "),
     "unknown class": (k.layer("Mystery", "m", ["x"]), "m (Mystery): the layer class is not supported; supported: "),
     "lambda": (k.layer("Lambda", "l", ["x"], function={"class_name": "__lambda__"}), "l (Lambda): the layer class is not"),
+    "masking": (k.layer("Masking", "m", ["x"], mask_value=0.0), "m (Masking): the layer class is not supported: events would"),
+    "adaptive": (
+        k.layer("QAdaptiveActivation", "a", ["x"], activation="quantized_relu", total_bits=4),
+        "its integer bits follow moving averages of the data; use QActivation with the bits that it found",
+    ),
     "lambda activation": (
         k.layer("Activation", "a", ["x"], activation={"class_name": "__lambda__", "config": {"value": "4wAAAA=="}}),
         "a (Activation): the activation '__lambda__' is not supported; known: ",
