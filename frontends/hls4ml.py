@@ -404,22 +404,22 @@ def _embedding(c: Layer) -> Cell:
 
 
 def _quantizer(c: Layer) -> Cell:
-    """HGQ's quantizer: a type for each element, as bits k, i, f."""
+    """HGQ's quantizer: a type for each element, as sign, width and integer bits (the sign's included)."""
     mask = c.attribute("mask_kbi")
-    if mask is None:
-        return c.x
-    k, b, i = (np.broadcast_to(np.asarray(v, np.int64), (1, *c.x.shape))[0] for v in mask)
-    rounding, overflow = (_mode(c, name) for name in ("RND", "SAT"))
-    f = b - i
-    lo, hi = np.where(k > 0, -(1 << np.maximum(b, 0)), 0), (1 << np.maximum(b, 0)) - 1
-    base = parse_precision(f"ap_fixed<8,8,{rounding},{overflow}>", c.name)
-    op = real.Quant(np.ldexp(1.0, -f), np.zeros((), np.int64), lo, hi, base.rounding, base.overflow)
-    return c.x.add(op, suffix=".quantized")
+    signed, width, integer = (np.broadcast_to(np.asarray(v, np.int64), (1, *c.x.shape))[0] for v in mask)
+    modes = parse_precision(f"ap_fixed<8,8,{c.attribute('RND')},{c.attribute('SAT')}>", c.name)
+    steps = np.where(width > 0, 1 << np.maximum(width - (signed > 0), 0), 1)
+    lo, hi = np.where((signed > 0) & (width > 0), -steps, 0), steps - 1
+    scale, zero = np.ldexp(1.0, integer - width), np.zeros((), np.int64)
+    return c.x.add(real.Quant(scale, zero, lo, hi, modes.rounding, modes.overflow), suffix=".quantized")
 
 
-def _mode(c: Layer, name: str) -> str:
-    found = str(c.attribute(name))
-    return found if found != "SAT_SYM" or name == "SAT" else "RND"
+def _unary_table(c: Layer) -> Cell:
+    """A table addressed by all bits of its operand; negative numbers are its upper half."""
+    x = c.x
+    whole = x.add(real.Scale(np.asarray(np.ldexp(1.0, -int(np.min(x.precision.type.exp))))), suffix=".whole")
+    rows = c.weight("table").reshape(-1, 1)
+    return whole.add(real.Embedding(rows), suffix=".rows").add(real.Reshape(x.shape), suffix=".table")
 
 
 LAYERS: dict[str, Callable[[Layer], Cell]] = {
@@ -458,5 +458,6 @@ LAYERS: dict[str, Callable[[Layer], Cell]] = {
     "Repack": _reshape,
     "Clone": lambda c: c.x,
     "FixedPointQuantizer": _quantizer,
+    "UnaryLUT": _unary_table,
 }
 """Every supported layer of hls4ml's graph and the function that reads it."""

@@ -13,7 +13,7 @@ from ..ir import ops
 from ..ir.errors import CompileError
 from ..ir.graph import Builder
 from ..ir.rational import Affine, Rational, as_rational, is_power_of_two, power_of_two_exponents
-from ..ir.rounding import Rounding
+from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed
 from . import real
 from .lazy import Lazy, plus, times
@@ -49,8 +49,8 @@ class _Path:
 def input_quantizers(model: RealModel) -> dict[int, InputQuantizer]:
     """The quantizer that every path from an input meets first, for each input.
 
-    Constant scales and offsets in front of it move to the host with it; layout may lie between if nothing is per element.
-    Raises `CompileError` if a path has none or two paths have different ones.
+    Constant scales and offsets in front of it move to the host with it, and layout may lie between. Where paths have different
+    ones, a finer one serves all of them. Raises `CompileError` if a path has none, or if there is no such finer one.
     """
     return {i: _first_quantizer(model, i) for i in model.inputs}
 
@@ -82,9 +82,37 @@ def _first_quantizer(model: RealModel, i: int) -> InputQuantizer:
         raise CompileError(where, "its precision is open: it is an output as well, before any quantizer", NEEDS_DATA)
     if not found:
         raise CompileError(where, "nothing depends on it", "remove it from the model")
-    if any(not _same(found[0], q) for q in found):
-        raise CompileError(where, "must have one quantizer, not several different ones", "quantize it once")
-    return found[0]
+    return found[0] if all(_same(found[0], q) for q in found) else _common(where, found)
+
+
+def _common(where: str, found: list[InputQuantizer]) -> InputQuantizer:
+    """One quantizer in front of several, which are then hardware: it drops only bits that none of them sees.
+
+    Floor and round-half-up of x are those of x cut half a step below the finest grid, TRN and RND; limits are one step further
+    than the furthest, and remainders of the largest power of two have the same remainders of smaller ones.
+    """
+    ops_, first = [q.quantizer for q in found], found[0]
+    affine = all(np.array_equal(q.factor, first.factor) and np.array_equal(q.offset, first.offset) for q in found)  # pyright: ignore
+    dyadic = all(is_power_of_two(as_rational(q.scale)) and not np.any(q.zero) for q in ops_)
+    rounds = {q.rounding for q in ops_} <= {Rounding.TRN, Rounding.RND}
+    wraps = [q.overflow is Overflow.WRAP for q in ops_]
+    if not (affine and dyadic and rounds and all(w == wraps[0] for w in wraps)):
+        rule = "must have one quantizer, or several on power-of-two grids that all round by TRN or RND and all wrap or all saturate"
+        raise CompileError(where, rule, "quantize it once")
+    exps = [np.asarray(power_of_two_exponents(as_rational(q.scale))) for q in ops_]
+    finest = np.minimum.reduce(np.broadcast_arrays(*exps)) - any(q.rounding is Rounding.RND for q in ops_)
+    if wraps[0]:
+        spans = [np.asarray(q.hi) - np.asarray(q.lo) + 1 << (e - finest) for q, e in zip(ops_, exps)]
+        half = np.maximum.reduce(np.broadcast_arrays(*spans)) // 2
+        lo, hi, overflow = -half, half - 1, Overflow.WRAP
+    else:
+        ends = [
+            (np.asarray(q.lo) - 1 << (e - finest), np.asarray(q.hi) + 1 << (e - finest)) for q, e in zip(ops_, exps)
+        ]
+        lo = np.minimum.reduce(np.broadcast_arrays(*(e[0] for e in ends)))
+        hi, overflow = np.maximum.reduce(np.broadcast_arrays(*(e[1] for e in ends))), Overflow.SAT
+    op = Quant(np.ldexp(1.0, finest), np.zeros((), np.int64), lo, hi, Rounding.TRN, overflow)
+    return InputQuantizer(op, first.factor, first.offset)
 
 
 def _of_input(op: Quant, index: NDArray[np.int64] | None, shape: tuple[int, ...]) -> Quant | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,9 @@ def output_name(name: str, taken: list[str]) -> str:
 def _read_node(builder: RealBuilder, node: Any, values: dict[str, Value], opset: int, single: bool) -> None:
     where = f"{node.name or (node.output[0] if node.output else '')} ({node.op_type})"
     operands = [values.get(i) for i in node.input if i]
+    if any(isinstance(values.get(i), Ref) for i in (*node.input, *_captured(node))) and node.op_type in _CONTROL_FLOW:
+        fix = "unroll the loop before the export (Keras: unroll=True), or export its layer as LSTM, GRU or RNN"
+        raise CompileError(where, "control flow must not depend on data", fix)
     on_data_only = node.op_type not in OPERATORS or node.op_type in _ON_DATA
     if on_data_only and operands and all(isinstance(v, Const) for v in operands):
         values[node.output[0]] = _folded(node, where, [v.values for v in operands if isinstance(v, Const)], opset)
@@ -143,6 +146,14 @@ def check_batch(c: Context) -> None:
         raise c.error("its operands must have their batch axes at the same place", "transpose one of them")
 
 
+def _captured(node: Any) -> Iterator[str]:
+    """The outer values that the bodies of a control flow operator may read."""
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from inner.input
+            yield from _captured(inner)
+
+
 def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> Const:
     """An operator of the standard on constants alone, by the standard's own reference evaluation."""
     import onnx
@@ -162,7 +173,7 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
     except Exception as e:  # whatever the evaluator raises, the operator is one we do not read
         raise CompileError(
             where,
-            f"cannot be folded to a constant ({type(e).__name__}: {e})",
+            f"cannot be folded to a constant ({type(e).__name__}: {str(e).partition(chr(10))[0][:120]})",
             f"supported on data: {', '.join(sorted(OPERATORS))}",
         ) from None
 
@@ -170,6 +181,7 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
 _ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC} - {"Expand"}
 """Operators whose readers expect data: on constants alone they are folded."""
 
+_CONTROL_FLOW = ("Loop", "Scan", "If")
 _ON_CODES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Clip", "Identity", "DequantizeLinear")
 _DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 _ML_DOMAIN = ("ai.onnx.ml",)

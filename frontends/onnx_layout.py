@@ -26,7 +26,7 @@ __all__ = ["LAYOUT"]
 def _filled(wanted: Sequence[int], size: int) -> tuple[int, ...] | None:
     """The target with its -1 worked out; None where it does not hold `size` values."""
     known = math.prod(n for n in wanted if n != -1)
-    if list(wanted).count(-1) == 1 and known and size % known == 0:
+    if list(wanted).count(-1) == 1 and known > 0 and size % known == 0:
         return tuple(size // known if n == -1 else n for n in wanted)
     return tuple(wanted) if -1 not in wanted and known == size else None
 
@@ -62,6 +62,8 @@ def _around(wanted: Sequence[int], k: int, before: int, behind: int, joined: int
         return (*front, *rest) if front is not None and rest is not None and alone else None
     inner, outer = (right, left) if joined == 1 else (left, right)
     many, rest = (behind, before) if joined == 1 else (before, behind)
+    if wanted[k] < -1:  # so many values of an event, as Shape and ReduceProd count them
+        inner = _filled(inner, many // -wanted[k]) or inner
     filled, size = _filled(outer, rest), math.prod(inner)
     if filled is None or min(inner, default=1) < 1 or many % size or many == size:
         return None

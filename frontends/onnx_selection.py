@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .onnx_context import Const, Context, Ref, Value
 from .real import Concat, Constant, Embedding, Gather, Input, Quant, Reshape, Transpose
 
 __all__ = ["SELECTIONS"]
+
+HALF = Fraction(1, 2)
 
 
 def _grid(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -156,22 +159,42 @@ def _pad(c: Context) -> Value:
     return c.add(Gather(np.pad(grid, grow, constant_values=math.prod(shape))), joined.index)
 
 
+_COORDINATES: dict[str, Callable[[Fraction, int], Fraction]] = {
+    "asymmetric": lambda i, factor: i / factor,
+    "half_pixel": lambda i, factor: (i + HALF) / factor - HALF,
+    "pytorch_half_pixel": lambda i, factor: (i + HALF) / factor - HALF,  # differs where one element is left of several
+    "tf_half_pixel_for_nn": lambda i, factor: (
+        (i + HALF) / factor
+    ),  # gone from the standard since opset 13; tf2onnx writes it
+}
+"""Where element i of a result lies among its operand's elements."""
+
+_NEAREST: dict[str, Callable[[Fraction], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round_prefer_floor": lambda x: math.ceil(x - HALF),
+    "round_prefer_ceil": lambda x: math.floor(x + HALF),
+}
+
+
 def _resize(c: Context) -> Value:
     """Nearest-neighbour upsampling by whole factors."""
     shape = c.shape(c.operand(0))
+    old = c.node.op_type == "Upsample" or c.opset < 11
     if c.attribute("mode", "nearest") != "nearest":
         raise c.error("mode must be nearest", "export nearest-neighbour upsampling")
-    rules = {"coordinate_transformation_mode": ("half_pixel", ("asymmetric", "half_pixel", "pytorch_half_pixel")),
-             "nearest_mode": ("round_prefer_floor", ("floor", "round_prefer_floor"))}  # fmt: skip
     if c.attribute("antialias", 0) or c.attribute("axes", None) is not None:
         raise c.error("antialias and axes are not supported", "export plain nearest-neighbour upsampling")
-    for name in ("exclude_outside", "extrapolation_value", "keep_aspect_ratio_policy"):
+    for name in ("exclude_outside", "extrapolation_value", "keep_aspect_ratio_policy", "cubic_coeff_a"):
         c.attribute(name, None)  # of other modes
-    for name, (default, known) in rules.items():
-        if c.attribute(name, default) not in known:
-            raise c.error(f"{name} must be one of {', '.join(known)}")
-    c.attribute("cubic_coeff_a", -0.75)  # of the cubic mode, refused above
-    old = c.node.op_type == "Upsample"
+    coordinate = c.attribute("coordinate_transformation_mode", "asymmetric" if old else "half_pixel")
+    nearest = c.attribute("nearest_mode", "floor" if old else "round_prefer_floor")
+    for name, value, known in (
+        ("coordinate_transformation_mode", coordinate, _COORDINATES),
+        ("nearest_mode", nearest, _NEAREST),
+    ):
+        if value not in known:
+            raise c.error(f"{name} must be one of {', '.join(known)}, not '{value}'")
     if (c.given(3) and not old) or (not c.given(1 if old else 2) and not c.given(3)):
         sizes = _whole(c, 3, "the sizes")
         factors = [1.0] + [m / n for m, n in zip(sizes[1:], shape)]
@@ -179,9 +202,12 @@ def _resize(c: Context) -> Value:
         factors = [float(v) for v in c.floats(1 if old else 2, "the scales").reshape(-1)]
     if len(factors) != len(shape) + 1 or any(f < 1 or f != int(f) for f in factors) or factors[0] != 1:
         raise c.error(f"factors must be whole numbers, 1 for the batch axis, not {factors}")
+    if math.prod(shape) * math.prod(factors) >= 1 << 24:
+        raise c.error(f"the result must have at most 2**24 elements, not {shape} times {factors[1:]}")
     grid = _grid(shape)
     for a, f in enumerate(factors[1:]):
-        grid = np.repeat(grid, int(f), axis=a)
+        places = (_COORDINATES[coordinate](Fraction(i), int(f)) for i in range(shape[a] * int(f)))
+        grid = np.take(grid, [min(max(_NEAREST[nearest](x), 0), shape[a] - 1) for x in places], axis=a)
     return _chosen(c, grid)
 
 

@@ -134,7 +134,7 @@ def hgq2_network(kind):
             if kind == "deep":
                 h = QDense(8, activation="relu", name="third")(QDense(6, activation="relu", name="second")(h))
             if kind == "residual":
-                h = QAdd(name="add")([h, QDense(8, name="side")(x)])
+                h = QAdd(name="add")([h, QDense(8, name="side")(h)])
             if kind == "wide":
                 h = QDense(24, activation="relu", name="second")(h)
             model = keras.Model(x, QDense(4, name="out")(h))

@@ -184,7 +184,7 @@ def test_layers_are_named_where_they_are_not_read():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["one", "deep", "wide", "residual", "convolution"])
+@pytest.mark.parametrize("kind", ["shallow", "deep", "wide", "residual", "convolution"])
 def test_networks_that_both_read_agree(kind, tmp_path):
     """The file read here, hls4ml's graph read here, hls4ml's C simulation and the framework itself."""
     model, x = hgq2_network(kind)

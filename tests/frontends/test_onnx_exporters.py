@@ -1,4 +1,4 @@
-"""Networks as PyTorch's exporters and scikit-learn's converter write them: read, they give the results of their makers."""
+"""Networks as the exporters of PyTorch, TensorFlow, Keras and scikit-learn write them: read, they give their makers' results."""
 
 from pathlib import Path
 
@@ -10,7 +10,11 @@ from hwcompile.frontends.onnx import read_onnx
 from hwcompile.frontends.real import evaluate_real
 
 DATA = Path(__file__).parent.parent / "data/onnx"
-FILES = sorted(p.name.removesuffix(".onnx") for p in DATA.glob("*_*.onnx") if "sklearn" not in p.name)
+FILES = sorted(
+    p.name.removesuffix(".onnx") for p in DATA.glob("*_*.onnx") if not p.name.startswith(("sklearn", "keras"))
+)
+KERAS = sorted(p.name.removesuffix(".onnx").removeprefix("keras_") for p in DATA.glob("keras_*.onnx"))
+LOOPS = ("recurrent.tensorflow",)  # tf2onnx leaves the loop over time of Keras 3 as it is
 ML = ("Scaler", "LinearRegressor", "LinearClassifier", "Normalizer", "ArrayFeatureExtractor", "ZipMap")
 SKLEARN = np.load(DATA / "sklearn.npz")
 RESULTS = np.load(DATA / "results.npz")
@@ -18,6 +22,7 @@ RESULTS = np.load(DATA / "results.npz")
 
 def test_all_files_are_there():
     assert len(FILES) == 39
+    assert len(KERAS) == 23
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -26,6 +31,39 @@ def test_the_networks_own_results(name):
     x, y = (RESULTS[f"{name.partition('.')[0]}.{k}"] for k in "xy")
     values = evaluate_real(model, {"x": x})
     np.testing.assert_allclose(values[model.outputs[0][1]], y, atol=2e-6)
+
+
+def keras_data(name):
+    """(the model's inputs by name, Keras' outputs) of a file."""
+    network, maker = name.split(".")
+    stored = np.load(DATA / f"keras_{maker}.npz")
+    x, y = ([stored[k] for k in sorted(stored.files) if k.startswith(f"{network}.{side}")] for side in "xy")
+    return x, y
+
+
+@pytest.mark.parametrize("name", [n for n in KERAS if n not in LOOPS])
+def test_results_of_keras(name):
+    x, y = keras_data(name)
+    model = read_onnx(DATA / f"keras_{name}.onnx")
+    values = evaluate_real(model, {model.nodes[i].name: v for i, v in zip(model.inputs, x, strict=True)})
+    for (_, i), wanted in zip(model.outputs, y, strict=True):
+        np.testing.assert_allclose(values[i], wanted, atol=1e-5)
+
+
+def test_a_loop_over_data_is_refused_in_one_sentence():
+    with pytest.raises(hc.CompileError, match=r"\(Loop\): control flow must not depend on data; unroll the loop") as e:
+        read_onnx(DATA / f"keras_{LOOPS[0]}.onnx")
+    assert len(str(e.value)) < 250
+
+
+@pytest.mark.parametrize("name", ["attention.tf_keras", "upsampled.tf_keras", "strided.torch", "two.tensorflow"])
+def test_keras_compiled_by_calibration(name):
+    model, rng = read_onnx(DATA / f"keras_{name}.onnx"), np.random.default_rng(0)
+    nodes = [model.nodes[i] for i in model.inputs]
+    x = {n.name: np.clip(rng.integers(-16, 17, (300, *n.shape)) / 8, -2, 2) for n in nodes}
+    design = hc.compile(model, calibration=x, bits=10, backends=("cpu",))
+    assert design.verify(x, events=200).ok
+    assert design.deviate(x).relative_rms < 0.03
 
 
 @pytest.mark.parametrize(

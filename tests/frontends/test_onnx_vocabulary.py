@@ -234,6 +234,15 @@ def test_resize_to_sizes():
     assert got[0].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
 
 
+@pytest.mark.parametrize("coordinate", ["asymmetric", "half_pixel", "pytorch_half_pixel"])
+@pytest.mark.parametrize("nearest", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_which_neighbour_is_the_nearest(coordinate, nearest):
+    net = Net((2, 3))
+    x, modes = net.quant("x", 1.0, 8), {"coordinate_transformation_mode": coordinate, "nearest_mode": nearest}
+    factors = [[1.0, 2.0, 3.0], [1.0, 4.0, 1.0]]
+    exact(net, *(net.op("Resize", x, "", net.const(f), **modes) for f in factors), shape=(2, 3))
+
+
 def test_split():
     net = Net((3, 6))
     x = net.quant("x", 0.25, 6)
@@ -287,6 +296,7 @@ def test_layer_normalization_by_calibration():
         ),
         (lambda n, x: n.op("Pow", x, n.const(0.3)), "the result of power must be quantized before it is used"),
         (lambda n, x: n.op("Resize", x, "", n.const([1.0, 1.5])), "factors must be whole numbers"),
+        (lambda n, x: n.op("Resize", x, "", n.const([1.0, 1e9])), "at most 2**24 elements"),
         (lambda n, x: n.op("Exp", x), "the result of exp must be quantized before it is used"),
     ],
 )
