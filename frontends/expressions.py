@@ -21,6 +21,7 @@ import numpy as np
 from ..ir.errors import CompileError
 from . import real
 from .calibrate import calibrate
+from .functions import FUNCTIONS as TABLES
 from .lower import lower
 from .precision import Precision, parse_precision
 from .real import RealBuilder, RealModel
@@ -194,7 +195,7 @@ def _whole_range(types: Sequence[Precision]) -> np.ndarray:
 
 def _table(name: str) -> Callable[[Any], Any]:
     def apply(x: Any) -> Any:
-        return x.add_op(real.Function(name), kind="real") if is_value(x) else float(real.FUNCTIONS[name](np.float64(x)))
+        return x.add_op(real.Function(name), kind="real") if is_value(x) else float(TABLES[name](np.float64(x)))
 
     return apply
 

@@ -25,7 +25,8 @@ from ..ir.graph import clean_name
 from . import real
 from .precision import Precision, parse_precision
 from .real import RealBuilder, RealModel, RealNode
-from .traced import Value, error, is_value
+from .traced import Value, is_value
+from .traced_errors import error
 from .traced_numpy import take as _take
 
 __all__ = ["InputType", "Traced", "chain", "fixed", "quantize", "take", "trace"]

@@ -7,9 +7,7 @@ narrow integers happens where ``astype`` asks for it.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
-from .order import Order
 from .products import contracted
 from .real import (
     Add,
@@ -35,37 +32,23 @@ from .real import (
     Quant,
     RealBuilder,
     RealOp,
-    Reduce,
     Reshape,
     Scale,
     Select,
     Sub,
 )
+from .traced_axes import AlongAxes
+from .traced_errors import error
 
-__all__ = ["Value", "error", "is_value", "whole"]
+__all__ = ["Value", "is_value", "whole"]
 
 _UNLIMITED = 1 << 61
-_HERE = str(Path(__file__).parent)
-_NUMPY = str(Path(np.__file__).parent)
 _DTYPES = {"bool": np.dtype(bool), "int": np.dtype(np.int64), "real": np.dtype(np.float64)}
 _RANK = ("bool", "int", "real")
 
 
 def is_value(x: Any) -> bool:
     return isinstance(x, Value)
-
-
-def _line() -> str:
-    """The line of the traced function that is at work: file name and number."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith((_HERE, _NUMPY, "<")):
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-
-
-def error(what: str, rule: str, fix: str = "") -> CompileError:
-    """An error at the line of the traced function."""
-    return CompileError(f"{_line()} ({what})", rule, fix)
 
 
 def whole(rounding: Rounding) -> Quant:
@@ -80,7 +63,7 @@ def _low_bits(largest: int) -> Quant:
     )
 
 
-class Value:
+class Value(AlongAxes):
     """A node of the model being traced. `kind`: "bool", "int" or "real", which decides what ``~``, ``/`` and ``astype`` mean."""
 
     __array_priority__ = 1000
@@ -456,88 +439,6 @@ class Value:
         shape = np.broadcast_shapes(self.shape, a.shape, b.shape)
         a, b = (v.chosen(np.broadcast_to(v.places, shape)) for v in (a, b))
         return condition.add_op(Select(), a, b, kind=max(a.kind, b.kind, key=_RANK.index))
-
-    # ---- along axes -----------------------------------------------------------------------------------------------------
-
-    def reduced(self, op: Callable[[int], RealOp], axis: Any, keepdims: bool, kind: str | None = None) -> Value:
-        """An op along axes (all of them for None), which are then left out, or kept with length 1."""
-        axes = range(self.ndim) if axis is None else [axis] if np.ndim(axis) == 0 else axis
-        try:
-            along = sorted({range(self.ndim)[int(a)] for a in axes})
-        except IndexError:
-            raise error("axis", f"{axis} must be one of the {self.ndim} axes") from None
-        y = self
-        for a in along:
-            y = y.add_op(op(a), kind=kind)
-        shape = tuple(1 if k in along else n for k, n in enumerate(self.shape) if keepdims or k not in along)
-        return y.chosen(y.places.reshape(shape))
-
-    def sum(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return self.reduced(lambda a: Reduce("sum", a), axis, keepdims, "int" if self.kind == "bool" else None)
-
-    def max(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return self.reduced(lambda a: Reduce("max", a), axis, keepdims)
-
-    def min(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return -(-self).max(axis, None, keepdims) if self.kind != "bool" else ~(~self).max(axis, None, keepdims)
-
-    def mean(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        total = self.sum(axis, keepdims=keepdims)
-        return total / (self.size // total.size)
-
-    def any(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return (self if self.kind == "bool" else self != 0).max(axis, None, keepdims)
-
-    def all(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return (self if self.kind == "bool" else self != 0).min(axis, None, keepdims)
-
-    def prod(self, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        x = self.chosen(self.places.reshape(-1)) if axis is None else self
-        at = 0 if axis is None else range(self.ndim)[axis]
-        parts = [x.chosen(np.take(x.places, k, axis=at)) for k in range(x.shape[at])]
-        while len(parts) > 1:  # a tree: the shortest way
-            parts = [a * b for a, b in zip(parts[::2], parts[1::2])] + parts[len(parts) & ~1 :]
-        if not keepdims:
-            return parts[0]
-        shape = (1,) * self.ndim if axis is None else tuple(1 if k == at else n for k, n in enumerate(self.shape))
-        return parts[0].chosen(parts[0].places.reshape(shape))
-
-    def cumsum(self, axis: Any = None, dtype: Any = None, out: Any = None) -> Value:
-        x = self.chosen(self.places.reshape(-1)) if axis is None else self
-        at = 0 if axis is None else range(self.ndim)[axis]
-        turned = x.chosen(np.moveaxis(x.places, at, -1))
-        y = turned.add_op(Dense(np.triu(np.ones((x.shape[at],) * 2))), kind="int" if self.kind == "bool" else None)
-        return y.chosen(np.moveaxis(y.places, -1, at))
-
-    def argmax(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return self._extreme(True, axis, keepdims)
-
-    def argmin(self, axis: Any = None, out: Any = None, keepdims: bool = False) -> Value:
-        return self._extreme(False, axis, keepdims)
-
-    def _extreme(self, largest: bool, axis: Any, keepdims: bool) -> Value:
-        x = self.chosen(self.places.reshape(-1)) if axis is None else self
-        at = 0 if axis is None else range(self.ndim)[axis]
-        order = Order(self.builder, f"place_{len(self.builder.nodes)}")
-        found = Value(self.builder, order.extreme_place(x.index, at, largest), "int")
-        kept = (1,) * self.ndim if axis is None else tuple(1 if k == at else n for k, n in enumerate(self.shape))
-        shape = kept if keepdims else tuple(n for k, n in enumerate(x.shape) if k != at)
-        return found.chosen(found.places.reshape(shape))
-
-    def ranked(self, axis: Any) -> tuple[Value, Value]:
-        """(values, places) in rising order along an axis; equal values keep their order."""
-        x = self.chosen(self.places.reshape(-1)) if axis is None else self
-        at = 0 if axis is None else range(self.ndim)[axis]
-        order = Order(self.builder, f"sort_{len(self.builder.nodes)}")
-        values, places = order.ranked(x.index, at, x.shape[at], largest=False)
-        return Value(self.builder, values, self.kind), Value(self.builder, places, "int")
-
-    def argsort(self, axis: Any = -1, **options: Any) -> Value:
-        return self.ranked(axis)[1]
-
-    def sort(self, axis: Any = -1, **options: Any) -> None:
-        """In place, as numpy's method."""
-        self.index = self.ranked(axis)[0].index
 
     # ---- layout and rounding: numpy's functions, as methods ---------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..ir.rounding import Rounding
 from .real import Concat, Dense, Embedding, Function, Maximum, Minimum
-from .traced import Value, error, is_value, whole
+from .traced import Value, is_value, whole
+from .traced_errors import error
 
 __all__ = ["FUNCTIONS", "UFUNCS", "call_function", "call_ufunc", "take"]
 
