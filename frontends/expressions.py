@@ -51,7 +51,8 @@ def expression(
     an exact formula as well. Raises `CompileError` naming what is not understood.
     """
     formulas = _formulas(source)
-    names = list(variables) if variables is not None else _ordered({v for f in formulas.values() for v in f.names})
+    found = {v for f in formulas.values() for v in f.names}
+    names = _ordered(found) if variables is None else _distinct(variables)
     if not names:
         for f in formulas.values():
             f.value({})  # refuses what is no formula
@@ -137,10 +138,20 @@ def _formulas(source: Any) -> dict[str, _Formula]:
 def _formula(source: Any, where: str) -> _Formula:
     if isinstance(source, str):
         return _from_text(source, where)
-    if any(c.__module__.split(".")[0] == "sympy" for c in type(source).__mro__):
+    if getattr(source, "is_Matrix", False):
+        raise CompileError(where, "must be one expression, not a matrix", "give the list of its elements")
+    if any((c.__module__ or "").split(".")[0] == "sympy" for c in type(source).__mro__):
         names = tuple(str(s) for s in source.free_symbols)
-        return _Formula(names, lambda values: _Sympy(where, values, {}).value(source))
+        return _Formula(names, lambda values: _walked(where, lambda: _Sympy(where, values, {}).value(source)))
     raise CompileError(where, f"must be a string or a sympy expression, not {type(source).__name__}")
+
+
+def _distinct(variables: Any) -> list[str]:
+    """The variables' names as they were given."""
+    names = [variables] if isinstance(variables, str) or not isinstance(variables, Sequence) else list(variables)
+    if not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise CompileError("variables", f"must be different names, not {variables!r}", "give a list of strings")
+    return names
 
 
 def _ordered(names: set[str]) -> list[str]:
@@ -161,6 +172,10 @@ def _types(inputs: str | Mapping[str, str], names: Sequence[str]) -> list[Precis
         return None
     if isinstance(inputs, str):
         return [parse_precision(inputs, "inputs")] * len(names)
+    if not isinstance(inputs, Mapping):
+        raise CompileError(
+            "inputs", f"must be a type, or types by name, not {inputs!r}", "write inputs='ap_fixed<12,4>'"
+        )
     unknown, absent = [n for n in inputs if n not in names], [n for n in names if n not in inputs]
     if unknown or absent:
         raise CompileError("inputs", f"must give a type for each of {', '.join(names)}", "or one type for all")
@@ -228,6 +243,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 """The functions that formulas may use, by lower-case name; sympy's, PySR's and pyoperon's among them."""
 
+_NO_NUMBERS = ("nan", "inf", "infinity", "oo", "zoo")
+"""How failed searches write a formula: these are no variables."""
+
 _CONSTANTS = {"pi": math.pi, "e": math.e, "E": math.e, "True": 1.0, "False": 0.0}
 
 
@@ -244,6 +262,24 @@ def _called(where: str, name: str, arguments: Sequence[Any]) -> Any:
         if isinstance(e, CompileError):
             raise
         raise CompileError(where, f"'{name}' does not take these arguments ({e})") from None
+
+
+def _walked(where: str, walk: Callable[[], Any]) -> Any:
+    """What a walk over a formula gives; its constants are whatever can be written."""
+    try:
+        with np.errstate(all="ignore"):
+            return walk()
+    except RecursionError:
+        raise CompileError(where, f"is nested more than {_DEEPEST} deep", "simplify it") from None
+    except ArithmeticError as e:
+        raise CompileError(where, f"has a constant without a finite value ({e})", "check its numbers") from None
+
+
+def _finite(where: str, value: Any) -> Any:
+    """A value, or a constant that is a finite real number."""
+    if not is_value(value) and (isinstance(value, complex) or not math.isfinite(value)):
+        raise CompileError(where, f"has the constant {value}", "use finite real numbers")
+    return value
 
 
 def _balanced(join: Callable[[Any, Any], Any], parts: list[Any]) -> Any:
@@ -285,11 +321,14 @@ def _from_text(text: str, where: str) -> _Formula:
         tree = ast.parse(text.strip().replace("^", "**"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         raise CompileError(where, f"is no formula: {str(e)[:100]}", "write it in Python's syntax") from None
+    undefined = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id.lower() in _NO_NUMBERS]
+    if undefined:
+        raise CompileError(where, f"has the constant {undefined[0]}", "use finite real numbers")
     called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
     names = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called]
     return _Formula(
         tuple(dict.fromkeys(n for n in names if n not in _CONSTANTS)),
-        lambda values: _Text(where, values, {}).value(tree, 0),
+        lambda values: _walked(where, lambda: _Text(where, values, {}).value(tree, 0)),
     )
 
 
@@ -306,7 +345,7 @@ class _Text:
             raise CompileError(self.where, f"is nested more than {_DEEPEST} deep", "simplify it")
         key = ast.dump(node) if not isinstance(node, ast.Constant | ast.Name) else ""
         if key not in self.made or not key:
-            self.made[key] = self._value(node, depth + 1)
+            self.made[key] = _finite(self.where, self._value(node, depth + 1))
         return self.made[key]
 
     def _value(self, node: ast.expr, depth: int) -> Any:
@@ -380,12 +419,14 @@ class _Sympy:
         if depth > _DEEPEST:
             raise CompileError(self.where, f"is nested more than {_DEEPEST} deep", "simplify it")
         if e not in self.made:
-            self.made[e] = self._value(e, depth + 1)
+            self.made[e] = _finite(self.where, self._value(e, depth + 1))
         return self.made[e]
 
     def _value(self, e: Any, depth: int) -> Any:
         kind = type(e).__name__
         if kind in ("Symbol", "Dummy"):
+            if str(e) not in self.values:  # the index of a sum, the variable of an integral
+                raise CompileError(self.where, f"'{e}' is bound inside of it", "work it out before, with doit()")
             return self.values[str(e)]
         if getattr(e, "is_number", False):
             return self._number(e)
@@ -406,7 +447,7 @@ class _Sympy:
             return reduce(np.logical_and if kind == "And" else np.logical_or, parts)
         if kind == "Not":
             return np.logical_not(parts[0])
-        return _called(self.where, str(e.func), parts)
+        return _called(self.where, e.func.__name__, parts)
 
     def _number(self, e: Any) -> float:
         try:

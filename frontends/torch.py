@@ -178,7 +178,10 @@ def _arguments(module: Any, example_inputs: Any) -> tuple[tuple[Any, ...], dict[
             return type(value)(tensor(v) for v in value)
         if not isinstance(value, np.ndarray | torch.Tensor):
             return value
-        found = torch.as_tensor(value).detach().cpu()
+        try:
+            found = torch.as_tensor(value).detach().cpu()
+        except (TypeError, NotImplementedError) as e:  # no numbers; a meta tensor, which has none
+            raise CompileError("example_inputs", f"must be arrays of numbers: {str(e)[:80]}", EXAMPLES) from None
         if not found.ndim:
             raise CompileError("example_inputs", "must have the events along their first axis, not no axes", EXAMPLES)
         return found.to(floats) if floats is not None and found.is_floating_point() else found

@@ -236,6 +236,8 @@ class Value(AlongAxes):
         if np.ndim(exponent):
             raise error("power", "the exponent must be one number", "take the powers one by one")
         n = float(exponent)
+        if not np.isfinite(n):
+            raise error("power", f"the exponent must be finite, not {n}", "use a finite number")
         if n == -1:
             return 1 / self
         if n == int(n) and 1 <= n <= 4:
