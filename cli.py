@@ -175,10 +175,10 @@ def _schedule(options: Options, config: str | None) -> Any:
 class _Group(click.Group):
     """`hwcompile MODEL ...` is `hwcompile compile MODEL ...`: the main job needs no verb."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help", "--version"):
             args = ["compile", *args]
-        return super().resolve_command(ctx, args)
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -196,7 +196,7 @@ def cli() -> None:
 @click.option("--config", help="Configuration file (hwcompile.toml) with these options as keys.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON and nothing else.")
 def compile_command(model: str, config: str | None, as_json: bool, **given: Any) -> None:
-    """Compile MODEL (.onnx, or .hwc written by hwcompile), verify it and report its cost."""
+    """Compile MODEL (.onnx, .h5, .keras, .json, .ubj, or .hwc written by hwcompile), verify it and report its cost."""
     from .codegen.project import check_replaceable
     from .driver import compile as compile_model
     from .frontends.data import read_events

@@ -71,8 +71,16 @@ def input_data(data: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ND
     """Event data by input name from a path, one array or a mapping."""
     if isinstance(data, str | Path):
         return read_events(data, shapes)[0]
-    arrays = data if isinstance(data, Mapping) else {next(iter(shapes)): np.asarray(data)}
-    return match_events("data", arrays, shapes)
+    arrays = data if isinstance(data, Mapping) else {next(iter(shapes)): data}
+    return match_events("data", {name: _array(name, values) for name, values in arrays.items()}, shapes)
+
+
+def _array(name: str, values: Any) -> NDArray[Any]:
+    """Numbers as an array; a torch tensor may require gradients."""
+    try:
+        return np.asarray(values.detach() if hasattr(values, "detach") else values)
+    except (TypeError, ValueError) as e:
+        raise CompileError("data", f"'{name}' must be one array of numbers: {str(e)[:80]}") from None
 
 
 @dataclass

@@ -119,10 +119,10 @@ def calibrate(
         raise CompileError(
             "calibration", "takes either a number of bits or a tolerance", "give --bits 8 or --tolerance 0.01"
         )
-    if bits is not None and not 2 <= bits <= _MOST_BITS:
-        raise CompileError("calibration", f"bits must be from 2 to {_MOST_BITS}, not {bits}")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise CompileError("calibration", f"the tolerance must be between 0 and 1, not {tolerance}")
+    if bits is not None and not (isinstance(bits, int | np.integer) and 2 <= bits <= _MOST_BITS):
+        raise CompileError("calibration", f"bits must be from 2 to {_MOST_BITS}, not {bits!r}")
+    if tolerance is not None and not (isinstance(tolerance, int | float | np.floating) and 0 < tolerance < 1):
+        raise CompileError("calibration", f"the tolerance must be between 0 and 1, not {tolerance!r}")
     folded = fold_scales(model)
     data = {k: np.asarray(v)[:_EVENTS] for k, v in inputs.items()}
     values = evaluate_real(folded, data)
@@ -290,23 +290,34 @@ def _one_per_group(model: RealModel, sites: list[_Site]) -> tuple[_Site, ...]:
 
 def _narrow(model: RealModel, i: int) -> bool:
     """The value is on a quantizer's grid already, or will be because its producer is a site itself."""
-    node = model.nodes[i]
-    chooses = isinstance(node.op, Maximum | Minimum | Select) or (isinstance(node.op, Reduce) and node.op.kind == "max")
-    if chooses or isinstance(node.op, Reshape | Transpose | Gather | Window | Clip):
-        return all(_narrow(model, j) for j in node.operands)
-    return isinstance(node.op, Quant | Bipolar | Input | Function | Softmax | Concat | Compare | Embedding)
+    rest, seen = [i], set[int]()
+    while rest:
+        i = rest.pop()
+        if i in seen:
+            continue
+        seen.add(i)
+        op = model.nodes[i].op
+        chooses = isinstance(op, Maximum | Minimum | Select) or (isinstance(op, Reduce) and op.kind == "max")
+        if chooses or isinstance(op, Reshape | Transpose | Gather | Window | Clip):
+            rest += model.nodes[i].operands
+        elif not isinstance(op, Quant | Bipolar | Input | Function | Softmax | Concat | Compare | Embedding):
+            return False
+    return True
 
 
 def _ends_quantized(model: RealModel, users: list[list[int]], i: int) -> bool:
     """Everything behind node i up to a quantizer is affine or a limit, so that a requantize carries its scale exactly."""
-    return bool(users[i]) and all(
-        isinstance(model.nodes[u].op, Quant)
-        or (
-            isinstance(model.nodes[u].op, Offset | Clip | Leaky | Scale | Reshape | Transpose)
-            and _ends_quantized(model, users, u)
+    rest = [i]
+    while rest:
+        behind = users[rest.pop()]
+        through = [u for u in behind if not isinstance(model.nodes[u].op, Quant)]
+        affine = all(
+            isinstance(model.nodes[u].op, Offset | Clip | Leaky | Scale | Reshape | Transpose) for u in through
         )
-        for u in users[i]
-    )
+        if not behind or not affine:
+            return False
+        rest += through
+    return True
 
 
 def _power_of_two(x: Float) -> bool:

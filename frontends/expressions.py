@@ -93,8 +93,12 @@ def _is_exact(model: RealModel) -> bool:
 
 def is_expression(source: Any) -> bool:
     """A sympy expression, or a fitted regressor of PySR or pyoperon."""
-    modules = {c.__module__.split(".")[0] for c in type(source).__mro__}
-    return bool(modules & {"sympy", "pysr", "pyoperon"})
+    return bool(_packages(source) & {"sympy", "pysr", "pyoperon"})
+
+
+def _packages(source: Any) -> set[str]:
+    """The packages of an object's classes; an undefined function of sympy has a class of no module."""
+    return {str(c.__module__).split(".")[0] for c in type(source).__mro__}
 
 
 def read_expression(source: Any) -> RealModel:
@@ -118,7 +122,7 @@ def _formulas(source: Any) -> dict[str, _Formula]:
         return {str(k): _formula(v, str(k)) for k, v in source.items()}
     if isinstance(source, list | tuple):
         return {f"y{k}" if len(source) > 1 else "y": _formula(v, f"y{k}") for k, v in enumerate(source)}
-    module = type(source).__module__.split(".")[0]
+    module = str(type(source).__module__).split(".")[0]
     if module in ("pysr", "pyoperon") and not hasattr(source, "predict"):
         raise CompileError(
             type(source).__name__, "is no fitted regressor", "give the regressor, or its equation as text"
@@ -140,7 +144,7 @@ def _formula(source: Any, where: str) -> _Formula:
         return _from_text(source, where)
     if getattr(source, "is_Matrix", False):
         raise CompileError(where, "must be one expression, not a matrix", "give the list of its elements")
-    if any((c.__module__ or "").split(".")[0] == "sympy" for c in type(source).__mro__):
+    if "sympy" in _packages(source):
         names = tuple(str(s) for s in source.free_symbols)
         return _Formula(names, lambda values: _walked(where, lambda: _Sympy(where, values, {}).value(source)))
     raise CompileError(where, f"must be a string or a sympy expression, not {type(source).__name__}")

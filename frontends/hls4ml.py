@@ -29,7 +29,7 @@ __all__ = ["LAYERS", "is_hls4ml", "read_hls4ml"]
 
 def is_hls4ml(source: Any) -> bool:
     """A model that hls4ml has converted."""
-    return any(c.__module__.startswith("hls4ml.") and c.__name__ == "ModelGraph" for c in type(source).__mro__)
+    return any(str(c.__module__).startswith("hls4ml.") and c.__name__ == "ModelGraph" for c in type(source).__mro__)
 
 
 def read_hls4ml(graph: Any) -> RealModel:

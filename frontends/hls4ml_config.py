@@ -136,17 +136,39 @@ def read_configuration(source: Mapping[str, Any] | str | Path) -> Configuration:
     if outer.get("ClockUncertainty") not in (None, "27%", "12.5%"):
         raise CompileError(where, "'ClockUncertainty' belongs to the device's model", "give a shorter ClockPeriod")
     kinds = {"io_parallel": "parallel", "io_stream": "stream", None: None}
-    if outer.get("IOType") not in kinds:
-        raise CompileError(where, f"'IOType' must be io_parallel or io_stream, not {outer['IOType']!r}")
-    clock = outer.get("ClockPeriod")
+    io = outer.get("IOType")
+    if not isinstance(io, str | None) or io not in kinds:
+        raise CompileError(where, f"'IOType' must be io_parallel or io_stream, not {io!r}")
     return Configuration(
         _settings(f"{where}, Model", inner.get("Model") or {}, _MODEL_KEYS),
-        {k: _settings(f"{where}, {k}", v, _LAYER_KEYS) for k, v in (inner.get("LayerType") or {}).items()},
-        {k: _settings(f"{where}, {k}", v, _LAYER_KEYS) for k, v in (inner.get("LayerName") or {}).items()},
-        outer.get("Part") or outer.get("XilinxPart"),
-        None if clock is None else float(clock),
-        kinds[outer.get("IOType")],
+        _layers(where, inner, "LayerType"),
+        _layers(where, inner, "LayerName"),
+        _part(where, outer.get("Part") or outer.get("XilinxPart")),
+        _clock(where, outer.get("ClockPeriod")),
+        kinds[io],
     )
+
+
+def _layers(where: str, inner: Mapping[str, Any], key: str) -> dict[str, _Settings]:
+    """The settings by name or kind of layer."""
+    given = inner.get(key) or {}
+    if not isinstance(given, Mapping) or not all(isinstance(k, str) for k in given):
+        raise CompileError(where, f"'{key}' must be a dictionary by names, not {str(given)[:40]!r}")
+    return {k: _settings(f"{where}, {k}", v, _LAYER_KEYS) for k, v in given.items()}
+
+
+def _part(where: str, part: Any) -> str | None:
+    if not isinstance(part, str | None):
+        raise CompileError(where, f"'Part' must be a part number, not {part!r}")
+    return part
+
+
+def _clock(where: str, given: Any) -> float | None:
+    """The clock period in ns; YAML may hold it as text."""
+    try:
+        return None if given is None else float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise CompileError(where, f"'ClockPeriod' must be a number of ns, not {given!r}") from None
 
 
 def _yaml(path: str | Path) -> Any:

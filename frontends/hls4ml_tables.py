@@ -62,7 +62,7 @@ def softmax(
     implementation = str(attribute("implementation", "stable"))
     if implementation not in ("stable", "latency") or int(attribute("n_inner", 1)) != 1 or attribute("skip", False):
         raise error(
-            f"the implementation '{implementation}' of softmax is not supported",
+            f"the implementation {str(implementation)!r} of softmax is not supported",
             "use stable or latency, along the last axis, without Skip",
         )
     held, inverse, sums, total = (kind(k) for k in ("exp_table_t", "inv_table_t", "accum_t", "inv_inp_t"))

@@ -53,7 +53,7 @@ def parse_precision(text: Any, where: str) -> Precision:
         return Precision(_fixed(int(plain[2]), int(plain[2]), not plain[1]))
     found = _WRITTEN.fullmatch(written)
     if found is None:
-        raise CompileError(where, f"must be a fixed-point or integer type, not '{text}'", _HELP)
+        raise CompileError(where, f"must be a fixed-point or integer type, not {str(text)!r}", _HELP)
     words = found[3].split(",")
     signed = not found[1]
     if found[2] == "int":
@@ -63,13 +63,13 @@ def parse_precision(text: Any, where: str) -> Precision:
     try:
         width, integer = int(words[0]), int(words[1])
     except (ValueError, IndexError):
-        raise CompileError(where, f"must be a type with its width and integer bits, not '{text}'", _HELP) from None
+        raise CompileError(where, f"must be a type with its width and integer bits, not {str(text)!r}", _HELP) from None
     if not 1 <= width <= MAX_BITS or abs(integer) > MAX_BITS or len(words) > 5:
-        raise CompileError(where, f"must have 1 to {MAX_BITS} bits, not '{text}'", _HELP)
+        raise CompileError(where, f"must have 1 to {MAX_BITS} bits, not {str(text)!r}", _HELP)
     rounding = _mode(words, 2, Rounding, where) or Rounding.TRN
     overflow = _mode(words, 3, Overflow, where) or Overflow.WRAP
     if len(words) > 4 and words[4] != "0":
-        raise CompileError(where, f"saturation bits are not supported, not '{text}'", "leave the last number out")
+        raise CompileError(where, f"saturation bits are not supported, not {str(text)!r}", "leave the last number out")
     return Precision(_fixed(width, integer, signed), rounding, overflow)
 
 

@@ -14,6 +14,7 @@ arrays it is the function that it was.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +27,13 @@ from . import real
 from .precision import Precision, parse_precision
 from .real import RealBuilder, RealModel, RealNode
 from .traced import Value, is_value
-from .traced_errors import error
+from .traced_errors import error, stopped
 from .traced_numpy import take as _take
 
 __all__ = ["InputType", "Traced", "chain", "fixed", "quantize", "take", "trace"]
+
+_MOST_ELEMENTS = 1 << 20
+"""Of one event: each is hardware of its own."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,11 @@ def fixed(type: str = "float", shape: int | tuple[int, ...] = ()) -> InputType:
     Real data are brought to the type as ap_fixed assigns: with its rounding and overflow. "float" leaves the precision open:
     compile then needs calibration data.
     """
-    event = (shape,) if isinstance(shape, int) else tuple(shape)
+    event = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if not all(isinstance(n, int | np.integer) and n > 0 for n in event) or math.prod(event) > _MOST_ELEMENTS:
+        rule = f"must be whole numbers from 1, and at most {_MOST_ELEMENTS:,} elements, not {shape!r}"
+        raise CompileError("shape of an input", rule)
+    event = tuple(int(n) for n in event)
     return InputType(event, None if type == "float" else parse_precision(type, "input"))
 
 
@@ -82,14 +90,27 @@ class Traced:
             )
         builder = RealBuilder(self.name)
         values = {name: t.value(builder, name) for name, t in self.inputs.items()}
-        return builder.model(_outputs(self.name, self.function(**values)))
+        return builder.model(_outputs(self.name, _result(self.name, self.function, **values)))
+
+
+def _result(name: str, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """What a function gives for traced values; what it raises is the user's to fix, like all else in it."""
+    try:
+        return function(*args, **named)
+    except CompileError:
+        raise
+    except Exception as e:
+        raise stopped(name, e) from e
 
 
 def trace(function: Callable[..., Any] | None = None, /, **inputs: InputType) -> Any:
     """Make a numpy function a model; a decorator, with the inputs as keywords or as the annotations of the arguments."""
     if function is None:
         return lambda f: trace(f, **inputs)
-    arguments = inspect.signature(function).parameters
+    try:
+        arguments = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not callable; a builtin that does not say
+        raise CompileError("trace", f"must be given a function, not {function!r}", "write it with def") from None
     given = {n: inputs.get(n, p.annotation) for n, p in arguments.items()}
     found = {n: t for n, t in given.items() if isinstance(t, InputType)}
     unknown = [n for n in inputs if n not in arguments]
@@ -140,7 +161,7 @@ def chain(*stages: Any) -> RealModel:
             names = [name for name, _ in stage.outputs]
             values = list(found) if isinstance(found, tuple) else [found]
         elif callable(stage):
-            outputs = _outputs(f"stage {number}", stage(*values))
+            outputs = _outputs(f"stage {number}", _result(f"stage {number}", stage, *values))
             names = [name for name, _ in outputs]
             values = [Value(builder, i, "real") for _, i in outputs]
         else:

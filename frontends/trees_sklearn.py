@@ -16,7 +16,7 @@ __all__ = ["is_sklearn", "read_sklearn"]
 
 def is_sklearn(model: Any) -> bool:
     """An object of the package."""
-    return type(model).__module__.split(".")[0] == "sklearn"
+    return str(type(model).__module__).split(".")[0] == "sklearn"
 
 
 def read_sklearn(model: Any, margin: bool = False) -> RealModel:

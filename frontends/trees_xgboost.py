@@ -49,7 +49,7 @@ _OBJECTIVES: dict[str, tuple[str, Callable[[Float], Float]]] = {
 def is_xgboost(source: Any) -> bool:
     """A UBJSON file, a JSON file that says so in its first bytes, or a live model of the package."""
     if not isinstance(source, str | Path):
-        return type(source).__module__.split(".")[0] == "xgboost"
+        return str(type(source).__module__).split(".")[0] == "xgboost"
     if Path(source).suffix == ".json" and Path(source).is_file():
         with Path(source).open("rb") as file:
             return b'"learner"' in file.read(256)

@@ -173,3 +173,55 @@ def test_wrong_settings_are_refused():
         assert text in str(caught.value)
     with pytest.raises(hc.CompileError, match="must be a string or a sympy expression, not int"):
         expression([3])
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("x0*1e400", "has the constant inf"),
+        ("x0**1e400", "has the constant inf"),
+        ("0/0*x0", "has a constant without a finite value"),
+        ("9**9**9**9*x0", "has a constant without a finite value"),
+        ("x0*(2**100000)", "has a constant without a finite value"),
+        ("inv(0)*x0", "has a constant without a finite value"),
+        ("log(0)*x0", "has the constant -inf"),
+        ("(-8)**0.5*x0", "use finite real numbers"),
+        ("nan*x0", "has the constant nan"),
+        ("Inf + x0", "has the constant Inf"),
+        ("-" * 2000 + "x0", "is nested more than"),
+    ],
+)
+def test_constants_are_finite_real_numbers(text, sentence):
+    with pytest.raises(hc.CompileError) as caught:
+        expression(text, "ap_fixed<8,4>")
+    assert sentence in str(caught.value)
+
+
+def test_settings_of_the_wrong_kind_are_refused():
+    for arguments, text in (
+        ({"inputs": None}, "inputs: must be a type, or types by name, not None"),
+        ({"inputs": 3}, "inputs: must be a type, or types by name, not 3"),
+        ({"inputs": "int8", "variables": 3}, "variables: must be different names, not 3"),
+        ({"inputs": "int8", "variables": [1, 2]}, "variables: must be different names"),
+        ({"inputs": "int8", "variables": ["x0", "x0"]}, "variables: must be different names"),
+        ({"inputs": "int8", "bits": "x"}, "bits must be from 2 to 20, not 'x'"),
+        ({"inputs": "int8", "tolerance": "a"}, "the tolerance must be between 0 and 1, not 'a'"),
+    ):
+        with pytest.raises(hc.CompileError) as caught:
+            expression("x0 + tanh(x1)", **arguments)
+        assert text in str(caught.value)
+
+
+def test_what_sympy_has_beyond_formulas_is_refused():
+    sympy = pytest.importorskip("sympy")
+    x, y = sympy.symbols("x y")
+    for formula, text in (
+        (sympy.Matrix([x, y]), "must be one expression, not a matrix"),
+        (sympy.Sum(x, (y, 0, 10)), "'y' is bound inside of it"),
+        (sympy.Function("f")(x), "the function 'f' is not known"),
+    ):
+        with pytest.raises(hc.CompileError) as caught:
+            expression(formula, "ap_fixed<8,4>")
+        assert text in str(caught.value)
+    with pytest.raises(hc.CompileError, match="the function 'f' is not known"):
+        hc.load(sympy.Function("f")(x))

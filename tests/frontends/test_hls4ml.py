@@ -1,5 +1,7 @@
 """hls4ml's converted models, its configurations and its backend plug-in, against its own C simulation, bit for bit."""
 
+import copy
+
 import numpy as np
 import pytest
 from hls4ml_models import (
@@ -139,6 +141,17 @@ REFUSALS = {
     "reuse": ({"Model": {"ReuseFactor": 0}}, "'ReuseFactor' must be a whole number from 1, not 0"),
     "io": ({"HLSConfig": {}, "IOType": "io_serial"}, "'IOType' must be io_parallel or io_stream"),
     "passes": ({"HLSConfig": {"Optimizers": ["x"]}}, "'Optimizers' chooses passes of hls4ml"),
+    "io kind": (
+        {"HLSConfig": {}, "IOType": ["io_stream"]},
+        "'IOType' must be io_parallel or io_stream, not ['io_stream']",
+    ),
+    "clock": ({"HLSConfig": {}, "ClockPeriod": "5 ns"}, "'ClockPeriod' must be a number of ns, not '5 ns'"),
+    "clock kind": ({"HLSConfig": {}, "ClockPeriod": (1, 2)}, "'ClockPeriod' must be a number of ns, not (1, 2)"),
+    "part": ({"HLSConfig": {}, "Part": 3}, "'Part' must be a part number, not 3"),
+    "layers": ({"LayerName": "fc1"}, "'LayerName' must be a dictionary by names, not 'fc1'"),
+    "kinds": ({"LayerType": ["Dense"]}, "'LayerType' must be a dictionary by names"),
+    "layer": ({"LayerName": {3: {}}}, "'LayerName' must be a dictionary by names"),
+    "line": ({"Model": {"Precision": "\n"}}, "must be a fixed-point or integer type, not '\\n'"),
     "text": ([3], "must be a dictionary"),
 }
 
@@ -196,3 +209,40 @@ def test_networks_that_both_read_agree(kind, tmp_path):
         np.testing.assert_array_equal(hc.compile(source, backends="cpu").predict(x), want)
     with quietly():
         np.testing.assert_array_equal(np.asarray(model.predict(x, verbose=0)), want)
+
+
+ODD = (None, [], {}, 0, -1, 2**70, 1.5, float("nan"), "", "auto", "ap_fixed<0,0>", "ap_fixed<8,3", "ap_fixed<8,3,AP_RND,FOO>",
+       True, [1], {"a": 1}, b"x", (1, 2), "Resource", "1", np.int64(4), "<>", "ufixed<8,0,RND_CONV,SAT>")  # fmt: skip
+
+
+def _places(given, path=()):
+    for key, value in given.items() if isinstance(given, dict) else ():
+        yield (*path, key)
+        yield from _places(value, (*path, key))
+
+
+def test_odd_values_in_any_place_are_refused_or_work(tmp_path):
+    """500 random changes of a valid configuration."""
+    saved(dense_model(), tmp_path / "model.keras")
+    model, rng = hc.load(tmp_path / "model.keras"), np.random.default_rng(0)
+    layer = {"Precision": {"weight": "ap_fixed<8,3>", "result": "auto"}, "ReuseFactor": 1, "Strategy": "Latency"}
+    valid = {"HLSConfig": {"Model": {"Precision": {"default": "ap_fixed<16,6>"}, "ReuseFactor": 1},
+                           "LayerName": {"a": layer, "a_activation": {"Precision": {"result": "ap_fixed<10,4>"}, "TableSize": 512}},
+                           "LayerType": {"Dense": {"ReuseFactor": 1}}},
+             "Part": "xcvu9p-flga2104-2-e", "ClockPeriod": 5, "IOType": "io_parallel"}  # fmt: skip
+    worked = 0
+    for _ in range(500):
+        given = copy.deepcopy(valid)
+        for _ in range(rng.integers(1, 3)):
+            places = list(_places(given))
+            *path, key = places[rng.integers(len(places))]
+            inner = given
+            for step in path:
+                inner = inner[step]
+            inner[key] = ODD[rng.integers(len(ODD))]
+        try:
+            hc.compile(model, hls4ml=given, backends=())
+            worked += 1
+        except hc.CompileError as e:
+            assert "\n" not in str(e)
+    assert 10 < worked < 400

@@ -8,6 +8,7 @@ import torch_models as t
 from torch import nn
 
 import hwcompile as hc
+from hwcompile.frontends.calibrate import calibrate
 from hwcompile.frontends.torch import ATEN, is_torch, read_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -207,3 +208,29 @@ def test_every_reader_is_of_an_operator_that_torch_has():
     for name in ATEN:
         space, operator, overload = name.split(".")
         assert hasattr(getattr(getattr(torch.ops, space), operator), overload), name
+
+
+@pytest.mark.parametrize(
+    "example", [np.array([None] * 4), np.array([["a"] * 4]), torch.zeros(5, 4, device="meta")], ids=repr
+)
+def test_examples_are_arrays_of_numbers(example):
+    with pytest.raises(hc.CompileError, match="example_inputs: must be arrays of numbers"):
+        read_torch(nn.Linear(4, 3), example)
+
+
+def test_data_may_be_tensors_with_gradients():
+    x = torch.linspace(-1, 1, 40, requires_grad=True).reshape(10, 4)
+    design = hc.compile(nn.Linear(4, 3), example_inputs=x, calibration=x, bits=8, backends=())
+    want = design.predict(x.detach().numpy(), engine="reference")
+    assert (design.predict(x, engine="reference") == want).all()
+    with pytest.raises(hc.CompileError, match="must be one array of numbers"):
+        design.predict([[1, 2, 3, 4], [1]], engine="reference")
+
+
+def test_a_module_of_very_many_layers():
+    """Deeper than Python's stack."""
+    network = nn.Sequential(nn.Linear(4, 2), *[nn.LeakyReLU(0.5) for _ in range(1200)])
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    model = hc.load(network, example_inputs=x)
+    assert len(model.nodes) > 1200
+    calibrate(model, {model.nodes[model.inputs[0]].name: x}, 8, None)

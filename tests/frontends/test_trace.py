@@ -327,3 +327,40 @@ def test_other_types_are_refused(text):
 
     with pytest.raises(hc.CompileError):
         parse_precision(text, "x")
+
+
+def _endless(x):
+    return _endless(x)
+
+
+@pytest.mark.parametrize(
+    "function, sentence",
+    [
+        (_endless, "stops with RecursionError"),
+        (lambda x: x[9], "stops with IndexError: index 9 is out of bounds"),
+        (lambda x: x.reshape(3, -1), "stops with ValueError: cannot reshape"),
+        (lambda x: {}["a"], "stops with KeyError: 'a'"),
+        (lambda x: np.sort(x, axis=7), "stops with IndexError"),
+        (lambda x: x.astype("foo"), "stops with TypeError"),
+        (lambda x: x**np.inf, "the exponent must be finite"),
+    ],
+)
+def test_what_the_function_raises_is_told_at_its_line(function, sentence):
+    with pytest.raises(hc.CompileError) as caught:
+        trace(function, x=fixed("int8", 4)).model()
+    assert str(caught.value).startswith("test_trace.py:")
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [0, -1, (2, 0), 1 << 40, None, "4", 2.5])
+def test_shapes_of_no_hardware_are_refused(shape):
+    with pytest.raises(hc.CompileError, match="shape of an input: must be whole numbers from 1"):
+        fixed("int8", shape)
+
+
+def test_only_functions_are_traced():
+    for given in (3, int):
+        with pytest.raises(hc.CompileError, match="must be given a function"):
+            trace(given, x=fixed("int8", 4))
+    with pytest.raises(hc.CompileError, match="stage 1: stops with TypeError"):
+        chain(trace(lambda x: x, x=fixed("int8", 4)), lambda a, b: a)
