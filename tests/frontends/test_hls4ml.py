@@ -230,7 +230,7 @@ def test_odd_values_in_any_place_are_refused_or_work(tmp_path):
                            "LayerName": {"a": layer, "a_activation": {"Precision": {"result": "ap_fixed<10,4>"}, "TableSize": 512}},
                            "LayerType": {"Dense": {"ReuseFactor": 1}}},
              "Part": "xcvu9p-flga2104-2-e", "ClockPeriod": 5, "IOType": "io_parallel"}  # fmt: skip
-    worked = 0
+    worked, refused = 0, []
     for _ in range(500):
         given = copy.deepcopy(valid)
         for _ in range(rng.integers(1, 3)):
@@ -244,5 +244,7 @@ def test_odd_values_in_any_place_are_refused_or_work(tmp_path):
             hc.compile(model, hls4ml=given, backends=())
             worked += 1
         except hc.CompileError as e:
-            assert "\n" not in str(e)
-    assert 10 < worked < 400
+            refused.append(str(e))
+    assert len(refused) > 100
+    assert worked > 10
+    assert not any("\n" in sentence for sentence in refused)
