@@ -116,7 +116,7 @@ def one_run(m: Measurement, net: str, repeats: int, limit_s: float) -> dict[str,
     if timed_out:
         found["failed"] = f"not done in {limit_s:g} s"
     elif process.returncode:
-        found["failed"] = reason[0][:160]
+        found["failed"] = reason[0].removeprefix("hwcompile.ir.errors.CompileError: ").partition(" (estimate")[0][:160]
     return found
 
 
