@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sympy
 
 import hwcompile as hc
 from hwcompile.frontends.expressions import expression
@@ -83,7 +84,6 @@ def test_variables_and_their_types():
 
 
 def test_sympy_expressions():
-    import sympy
 
     a, b = sympy.symbols("x0 x1")
     e = (
@@ -213,7 +213,8 @@ def test_settings_of_the_wrong_kind_are_refused():
 
 
 def test_what_sympy_has_beyond_formulas_is_refused():
-    sympy = pytest.importorskip("sympy")
+    import sympy
+
     x, y = sympy.symbols("x y")
     for formula, text in (
         (sympy.Matrix([x, y]), "must be one expression, not a matrix"),
@@ -225,3 +226,28 @@ def test_what_sympy_has_beyond_formulas_is_refused():
         assert text in str(caught.value)
     with pytest.raises(hc.CompileError, match="the function 'f' is not known"):
         hc.load(sympy.Function("f")(x))
+
+
+def test_a_regressor_of_pysr_is_asked_for_its_formula():
+    """PySR needs Julia; this is what its regressor offers: `sympy()` gives the chosen equation, or one for each output."""
+    a, b = sympy.symbols("x0 x2")
+
+    class PySRRegressor:
+        def __init__(self, found):
+            self.found = found
+
+        def sympy(self):
+            return self.found
+
+        def predict(self, x):
+            return sympy.lambdify((a, b), self.found)(x[:, 0], x[:, 2])
+
+    PySRRegressor.__module__ = "pysr.sr"
+    one, two = PySRRegressor(a * b - 0.5), PySRRegressor([a + b, a - b])
+    x = np.random.default_rng(0).integers(-64, 64, (100, 3)) / 16
+    np.testing.assert_array_equal(
+        hc.compile(expression(one, "ap_fixed<8,4>"), backends="cpu").predict(x), one.predict(x)
+    )
+    got = hc.compile(expression(two, "ap_fixed<8,4>"), backends="cpu").predict(x)
+    np.testing.assert_array_equal(got, np.stack([x[:, 0] + x[:, 2], x[:, 0] - x[:, 2]], 1))
+    assert hc.load(one).nodes[0].shape == (3,)
