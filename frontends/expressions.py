@@ -80,7 +80,18 @@ def expression(
     if types is None or (tolerance is None and bits is None and _is_exact(model)):
         return model
     tolerance = 0.01 if tolerance is None and bits is None else tolerance
-    return calibrate(model, {"x": _whole_range(types)}, bits, tolerance)[0]
+    data = {"x": _whole_range(types)}
+    _check_defined(model, data)
+    return calibrate(model, data, bits, tolerance)[0]
+
+
+def _check_defined(model: RealModel, data: Mapping[str, Any]) -> None:
+    """Refuse a formula that has no value somewhere in the range of its inputs, naming the function."""
+    for node, values in zip(model.nodes, real.evaluate_real(model, data)):
+        if not np.isfinite(values).all():
+            what = node.op.function if isinstance(node.op, real.Function) else type(node.op).__name__.lower()
+            rule = f"'{what}' has no finite value somewhere in the range of the inputs"
+            raise CompileError(model.name, rule, "narrow the inputs' types, or clip its operand: log(max(x0, 0.1))")
 
 
 def _is_exact(model: RealModel) -> bool:

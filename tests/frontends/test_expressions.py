@@ -138,7 +138,7 @@ REFUSALS = {
     "x0 + 1j": "is no part of a formula",
     "lambda x: x": "is no part of a formula",
     "x0 // x1": "the divisor must be a constant",
-    "log(x0)": "NaN or Inf",
+    "log(x0)": "'log' has no finite value somewhere in the range of the inputs",
 }
 
 
