@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,20 @@ class _Work:
     matrices: dict[str, Matrix] = field(default_factory=dict)
     typed: dict[int, Precision] = field(default_factory=dict)
 
+    @cached_property
+    def _ends(self) -> dict[str, int]:
+        """The last node of each layer."""
+        return {self.key(n): i for i, n in enumerate(self.model.nodes)}
+
+    @cached_property
+    def _users(self) -> list[list[real.RealOp]]:
+        """What reads each node."""
+        found: list[list[real.RealOp]] = [[] for _ in self.model.nodes]
+        for n in self.model.nodes:
+            for j in dict.fromkeys(n.operands):
+                found[j].append(n.op)
+        return found
+
     def check_names(self) -> None:
         """Refuse entries about layers that the model does not have."""
         known = {self.key(n) for n in self.model.nodes} | {n.layer[0] for n in self.model.nodes}
@@ -297,9 +312,7 @@ class _Work:
         keeps = isinstance(node.op, _KEEP_TYPE) or (isinstance(node.op, real.Reduce) and node.op.kind == "max")
         self.types[i] = before if keeps else self.typed.pop(i, None)
         self.new[i] = index
-        part = self.key(node)
-        last = all(self.key(n) != part for n in self.model.nodes[i + 1 :])
-        if last and not isinstance(node.op, real.Input | real.Quant | real.Bipolar):
+        if self._ends[self.key(node)] == i and not isinstance(node.op, real.Input | real.Quant | real.Bipolar):
             self.close(i, node)
 
     def add(self, node: RealNode, op: real.RealOp, *operands: int, suffix: str = "") -> int:
@@ -308,7 +321,7 @@ class _Work:
     def close(self, i: int, node: RealNode) -> None:
         """The result of a layer in its type; what a function gives needs one."""
         to = self.written(node, "result")
-        users = [n.op for n in self.model.nodes if i in n.operands]
+        users = self._users[i]
         quantized = bool(users) and all(isinstance(op, real.Quant | real.Bipolar) for op in users)
         activates = self._is_activation(node) or node.layer[1] in _ACTIVATIONS
         if to is None and activates and not quantized:
