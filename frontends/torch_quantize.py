@@ -10,7 +10,7 @@ from typing import Any
 
 from ..ir.rounding import Overflow, Rounding
 
-__all__ = ["quantize_operator"]
+__all__ = ["overflowed", "quantize_operator", "rounded"]
 
 _SCHEMA = '(Tensor x, Tensor scale, Tensor zero, Tensor lo, Tensor hi, str rounding, str overflow="SAT") -> Tensor'
 
@@ -32,7 +32,7 @@ def quantize_operator() -> Any:
     import torch
 
     def integers(x: Any, scale: Any, zero: Any, lo: Any, hi: Any, rounding: str, overflow: str) -> Any:
-        return _overflowed(_rounded(x / scale + zero, Rounding(rounding)), lo, hi, Overflow(overflow))
+        return overflowed(rounded(x / scale + zero, Rounding(rounding)), lo, hi, Overflow(overflow))
 
     @torch.library.custom_op("hwcompile::quantize", mutates_args=(), schema=_SCHEMA)
     def quantize(x: Any, scale: Any, zero: Any, lo: Any, hi: Any, rounding: str, overflow: str = "SAT") -> Any:
@@ -59,7 +59,7 @@ def quantize_operator() -> Any:
     return torch.ops.hwcompile.quantize
 
 
-def _rounded(x: Any, mode: Rounding) -> Any:
+def rounded(x: Any, mode: Rounding) -> Any:
     """x to whole numbers; exact in floating point, since ties are found from the remainder."""
     import torch
 
@@ -80,7 +80,7 @@ def _rounded(x: Any, mode: Rounding) -> Any:
     return down + up
 
 
-def _overflowed(n: Any, lo: Any, hi: Any, mode: Overflow) -> Any:
+def overflowed(n: Any, lo: Any, hi: Any, mode: Overflow) -> Any:
     import torch
 
     if mode is Overflow.WRAP:

@@ -1,0 +1,188 @@
+"""What a network that is being trained costs in hardware: effective bit operations, and LUTs by the compiler's own solver.
+
+Two numbers: `resource` is differentiable and prices bits; `solved` runs the solver on the weights as they are. The prices
+are set anew from the solver during training (`refit`), so that the first follows the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..codegen.adder_graph import adder_bits
+from ..codegen.solver import solve
+from ..ir.errors import CompileError
+from .layers import Affine, Weighted, layers
+from .quantizers import ActivationQuantizer, WeightQuantizer, bit_length, exp2
+
+__all__ = ["EBOPS", "LUT", "Price", "Prices", "ebops", "matrices", "prices", "refit", "resource", "solved", "widths"]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a layer's bits cost.
+
+    The sum over all products of ``(first * [b > 0] + bit * b) * (c + extra * [c > 0])`` for weights of b bits (without
+    sign) and inputs of c bits, and `input` for each bit of each input: what rounding and activating it takes.
+    """
+
+    first: float
+    bit: float
+    extra: float = 0.0
+    input: float = 0.0
+
+    def times(self, ratio: float) -> Price:
+        """The products at another price."""
+        return replace(self, first=self.first * ratio, bit=self.bit * ratio)
+
+
+EBOPS = Price(first=0.0, bit=1.0)
+"""Effective bit operations of HGQ (arXiv:2405.00645)."""
+
+LUT = Price(first=0.55, bit=0.18, extra=2.0, input=0.5)
+"""LUTs of a shift-add network, where no layer has been solved yet: a weight costs its first digit, and less for more bits.
+
+Fitted by `benchmarks/prices.py`.
+"""
+
+Prices = Mapping[str, Price]
+
+
+def prices(module: nn.Module, kind: str = "lut") -> dict[str, Price]:
+    """The same price for every layer: "lut" or "ebops"."""
+    known = {"lut": LUT, "ebops": EBOPS}
+    if kind not in known:
+        raise CompileError("cost", f"must be one of {', '.join(known)}, not {kind!r}")
+    return {name: known[kind] for name, _ in layers(module)}
+
+
+# ---- differentiable ---------------------------------------------------------------------------------------------------
+
+
+def widths(layer: Weighted) -> tuple[Tensor, Tensor]:
+    """Bits of each weight without sign ``[out, in, ...]`` and of each element of the input; differentiable by trained widths.
+
+    Raises `CompileError` where the layer is not quantized.
+    """
+    weight, data = layer.weight_quantizer, layer.input_quantizer
+    if not isinstance(weight, WeightQuantizer) or not isinstance(data, ActivationQuantizer):
+        raise CompileError(type(layer).__name__, "has no widths, since it is not quantized", "quantize the module first")
+    values = layer.weight if layer.mask is None else layer.mask(layer.weight)
+    bits = bit_length(weight.integers(values))
+    if weight.format.trained:
+        moving = weight.fraction - weight.fraction.detach()
+        bits = torch.where(bits > 0, bits + moving, bits)
+    return bits, data.widths()
+
+
+def layer_cost(layer: Weighted, price: Price) -> Tensor:
+    """`Price` summed over the layer's products, all positions of an event included."""
+    b, c = widths(layer)
+    spread = c.expand(layer.input_shape)
+    weight = price.bit * b + price.first * _present(b)
+    data = spread + price.extra * (spread.detach() > 0)
+    products = layer.compute(data[None], weight, None).sum()
+    return products + price.input * spread.sum()
+
+
+def _present(b: Tensor) -> Tensor:
+    """1 where a weight has bits; one that is about to lose its last has the gradient of that bit."""
+    some = (b.detach() > 0).to(b.dtype)
+    return some + (b - b.detach()) * (b.detach() == 1)
+
+
+def resource(module: nn.Module, by: Prices) -> Tensor:
+    """The price of the whole module."""
+    return torch.stack([layer_cost(layer, by[name]) for name, layer in layers(module)]).sum()
+
+
+def ebops(module: nn.Module) -> float:
+    """Effective bit operations: the sum over products of weight bits times input bits."""
+    with torch.no_grad():
+        return float(sum(float(layer_cost(layer, EBOPS)) for _, layer in layers(module)))
+
+
+# ---- by the solver ----------------------------------------------------------------------------------------------------
+
+
+def matrices(layer: Weighted) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+    """The layer's products as integer matrices: (weights [inputs, outputs], lowest, highest input, copies in hardware).
+
+    Inputs that an event's positions share (pixels of an image) count with their widest; groups are matrices of their own.
+    """
+    with torch.no_grad():
+        weight, data = layer.weight_quantizer, layer.input_quantizer
+        b, c = widths(layer)
+        del b
+        assert weight is not None and data is not None
+        values = layer.weight if layer.mask is None else layer.mask(layer.weight)
+        w = weight(values).double()
+        fraction = torch.where(c > 0, data.fraction_bits(), torch.full_like(c, -math.inf))
+        lo, hi = data.reachable()
+        each = [t.expand(layer.input_shape) for t in (fraction, lo, hi)]
+        outputs = layer.compute(torch.zeros(1, *layer.input_shape), layer.weight.detach(), None)[0].numel()
+    if isinstance(layer, Affine):
+        return []
+    return _as_matrices(layer, w, each, outputs)
+
+
+def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -> list[tuple[np.ndarray, ...]]:
+    """Matrices with whole weights: each input's own power of two goes into its row."""
+    transposed = layer.channel_axis == 1
+    convolution = w.ndim > 2
+    if convolution:
+        groups = int(getattr(layer, "groups", 1))
+        each = [t.reshape(t.shape[0], -1).amax(1) if k != 1 else t.reshape(t.shape[0], -1).amin(1) for k, t in enumerate(each)]
+        flat = w.transpose(0, 1) if transposed and groups == 1 else w
+        n_out = flat.shape[0] // groups
+        taps = math.prod(w.shape[2:])
+        found = []
+        for g in range(groups):
+            part = flat[g * n_out : (g + 1) * n_out] if not (transposed and groups > 1) else w[g * (w.shape[0] // groups) : (g + 1) * (w.shape[0] // groups)].transpose(0, 1)
+            n_in = part.shape[1]
+            rows = [t[g * n_in : (g + 1) * n_in].repeat_interleave(taps) for t in each]
+            found.append((part.reshape(part.shape[0], -1).T, rows, outputs // (part.shape[0] * groups)))
+    else:
+        found = [(w.T, [t.reshape(-1, w.shape[1]).amax(0) if k != 1 else t.reshape(-1, w.shape[1]).amin(0) for k, t in enumerate(each)], outputs // w.shape[0])]
+    return [(*_whole(matrix, *rows), copies) for matrix, rows, copies in found]
+
+
+def _whole(matrix: Tensor, fraction: Tensor, lo: Tensor, hi: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrix in integers for inputs in steps of 2**-fraction; an input of no bits has an empty row."""
+    alive = torch.isfinite(fraction)
+    scaled = (matrix * torch.where(alive, exp2(-fraction.nan_to_num(0, 0, 0)).double(), torch.zeros_like(lo).double())[:, None]).numpy()
+    mantissa, exponent = np.frexp(scaled[scaled != 0])
+    if not len(mantissa):
+        return np.zeros(matrix.shape, np.int64), lo.long().numpy() * 0, hi.long().numpy() * 0
+    lowest = int(exponent.min()) - 24
+    whole = np.round(np.ldexp(scaled, -lowest)).astype(object)
+    common = math.gcd(*(int(v) for v in np.abs(whole).ravel() if v))
+    shift = (common & -common).bit_length() - 1
+    n = np.array([int(v) >> shift for v in whole.ravel()], dtype=np.int64).reshape(whole.shape)
+    return n, torch.where(alive, lo, 0).long().numpy(), torch.where(alive, hi, 0).long().numpy()
+
+
+def solved(layer: Weighted) -> float:
+    """Adder bits of the layer's shift-add networks by the solver, all positions of an event included."""
+    total = 0.0
+    for matrix, lo, hi, copies in matrices(layer):
+        if matrix.any():
+            total += adder_bits(solve(matrix, lo, hi), lo, hi) * copies
+    return total
+
+
+def refit(module: nn.Module, by: Prices) -> dict[str, Price]:
+    """Prices at which each layer costs what the solver says of its weights now."""
+    found: dict[str, Price] = {}
+    for name, layer in layers(module):
+        products = replace(by[name], input=0.0)
+        with torch.no_grad():
+            priced = float(layer_cost(layer, products))
+        ratio = solved(layer) / priced if priced > 0 else 1.0
+        found[name] = by[name].times(min(max(ratio, 0.2), 5.0))
+    return found

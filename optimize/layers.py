@@ -1,0 +1,172 @@
+"""Layers that compute with quantized and pruned weights, in place of torch's own; knows no training and no cost.
+
+A layer keeps its object, its parameters and their names: its class becomes a subclass of the one it had, so that modules
+deep-copy, pickle and export as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from .quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
+
+__all__ = ["Affine", "Mask", "Weighted", "layers", "prepare", "quantizers"]
+
+
+class Mask(nn.Module):
+    """A pruned weight: `keep` is 0 where there is none."""
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep.to(torch.float32))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * self.keep
+
+
+class Affine(nn.Module):
+    """``x * weight + bias`` for each channel: a batch normalization that no layer precedes.
+
+    weight, bias: (channels,); `axis`: that of the channels within an event.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, axis: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.axis = nn.Parameter(weight.clone()), nn.Parameter(bias.clone()), axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x, self.weight, self.bias)
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        shape = [1] * (x.ndim - 1)
+        shape[self.axis] = -1
+        y = x * weight.reshape(shape)
+        return y if bias is None else y + bias.reshape(shape)
+
+
+class Weighted(nn.Module):
+    """What the layers with weights share: input, weight and bias quantizers and a mask, each of which may be absent.
+
+    The weight in use is ``weight_quantizer(mask(weight))``.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    input_quantizer: ActivationQuantizer | None
+    weight_quantizer: WeightQuantizer | None
+    bias_quantizer: WeightQuantizer | None
+    mask: nn.Module | None
+    input_shape: tuple[int, ...]
+    """Of an event's input, known once the layer is quantized."""
+
+    def used_weight(self) -> Tensor:
+        """The weight that the layer computes with."""
+        w = self.weight if self.mask is None else self.mask(self.weight)
+        return w if self.weight_quantizer is None else self.weight_quantizer(w)
+
+    def used_bias(self) -> Tensor | None:
+        """The bias that the layer computes with."""
+        if self.bias is None or self.bias_quantizer is None:
+            return self.bias
+        return self.bias_quantizer(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        return self.compute(x, self.used_weight(), self.used_bias())
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's function of data and constants."""
+        raise NotImplementedError
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the weight that counts outputs."""
+        return 0
+
+
+class WeightedLinear(Weighted, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class _WeightedConv(Weighted):
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)  # pyright: ignore[reportCallIssue]
+
+
+class WeightedConv1d(_WeightedConv, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    pass
+
+
+class WeightedConv2d(_WeightedConv, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    pass
+
+
+class _WeightedTransposed(Weighted):
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function: Any = F.conv_transpose1d if weight.ndim == 3 else F.conv_transpose2d
+        c: Any = self
+        return function(x, weight, bias, c.stride, c.padding, c.output_padding, c.groups, c.dilation)
+
+    @property
+    def channel_axis(self) -> int:
+        return 1
+
+
+class WeightedConvTranspose1d(_WeightedTransposed, nn.ConvTranspose1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    pass
+
+
+class WeightedConvTranspose2d(_WeightedTransposed, nn.ConvTranspose2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+    pass
+
+
+class WeightedAffine(Weighted, Affine):  # pyright: ignore[reportIncompatibleVariableOverride]
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return Affine.compute(self, x, weight, bias)
+
+
+WEIGHTED: dict[type[nn.Module], type[Weighted]] = {
+    nn.Linear: WeightedLinear,
+    nn.Conv1d: WeightedConv1d,
+    nn.Conv2d: WeightedConv2d,
+    nn.ConvTranspose1d: WeightedConvTranspose1d,
+    nn.ConvTranspose2d: WeightedConvTranspose2d,
+    Affine: WeightedAffine,
+}
+"""Layers with weights, and what they become."""
+
+
+def prepare(module: nn.Module) -> list[tuple[str, Weighted]]:
+    """Make every layer with weights in the module able to hold quantizers and a mask; its numbers stay the same."""
+    for m in module.modules():
+        if type(m) in WEIGHTED:
+            m.__class__ = WEIGHTED[type(m)]
+            for part in ("input_quantizer", "weight_quantizer", "bias_quantizer", "mask"):
+                m.register_module(part, None)
+    return layers(module)
+
+
+def layers(module: nn.Module) -> list[tuple[str, Weighted]]:
+    """The prepared layers with weights and their names, in the module's order."""
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, Weighted)]
+
+
+def quantizers(module: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """Every quantizer in the module, with its name."""
+    return ((name, m) for name, m in module.named_modules() if isinstance(m, Quantizer))
+
+
+def activation_axis(module: nn.Module) -> int:
+    """The axis of channels within an event of what the layer reads."""
+    if isinstance(module, Affine):
+        return module.axis
+    return 0 if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)) else -1

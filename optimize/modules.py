@@ -1,0 +1,189 @@
+"""Rewrites torch modules before they are quantized: norms into weights, functions into modules; numbers stay the same."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, fx, nn
+
+from ..ir.errors import CompileError
+from .layers import Affine
+
+__all__ = ["FUNCTIONS", "Product", "functions_as_modules", "without_norms"]
+
+FUNCTIONS = (
+    nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Mish, nn.Softmax,
+)  # fmt: skip
+"""Layers that become tables in hardware: their inputs and outputs are quantized."""
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+_FUNCTIONAL: dict[Any, type[nn.Module]] = {
+    torch.tanh: nn.Tanh, F.tanh: nn.Tanh, "tanh": nn.Tanh,
+    torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
+    F.gelu: nn.GELU, F.silu: nn.SiLU, F.elu: nn.ELU, F.selu: nn.SELU, F.celu: nn.CELU, F.softplus: nn.Softplus, F.softsign: nn.Softsign,
+    F.logsigmoid: nn.LogSigmoid, F.mish: nn.Mish, torch.softmax: nn.Softmax, F.softmax: nn.Softmax, "softmax": nn.Softmax,
+}  # fmt: skip
+"""Functions and methods of tensors, and the module that does the same."""
+
+_PRODUCTS = (torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm")
+
+
+class Product(nn.Module):
+    """The matrix product of two data, as in attention; both are quantized."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.matmul(a, b)
+
+
+class _Tracer(fx.Tracer):
+    """Layers of torch are leaves, and so are those that already hold quantizers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or type(m).__module__.startswith(__package__ or "")
+
+
+def traced(module: nn.Module, why: str) -> fx.GraphModule:
+    """The module as a graph of its layers; `why`: what needs it, for the error where torch.fx cannot follow the code."""
+    if isinstance(module, fx.GraphModule):
+        return module
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module))
+    except Exception as e:  # torch.fx raises any kind for code that depends on data
+        said = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
+        what = f"{why} needs a forward that torch.fx can trace ({said})"
+        raise CompileError(type(module).__name__, what, "write it as a torch.nn module, or take branches on data out") from None
+
+
+def functions_as_modules(module: nn.Module, used: set[str]) -> nn.Module:
+    """The module with functions that become tables, and products of data, as modules of their own.
+
+    `used`: names of functions that a run of the module called, as `functions_used` finds them; untouched where none needs it.
+    """
+    if not used:
+        return module
+    graph = traced(module, f"{sorted(used)[0]} in its forward")
+    for count, node in enumerate(list(graph.graph.nodes)):
+        if node.op not in ("call_function", "call_method"):
+            continue
+        made = _module_of(node)
+        if made is None:
+            continue
+        name = f"{getattr(node.target, '__name__', node.target)}_{count}"
+        graph.add_module(name, made)
+        data = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
+        with graph.graph.inserting_after(node):
+            new = graph.graph.call_module(name, tuple(data))
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _module_of(node: fx.Node) -> nn.Module | None:
+    if node.target in _PRODUCTS:
+        return Product() if all(isinstance(a, fx.Node) for a in node.args[:2]) else None
+    kind = _FUNCTIONAL.get(node.target)
+    if kind is None:
+        return None
+    options = {k: v for k, v in node.kwargs.items() if k in ("dim", "approximate", "alpha", "beta", "threshold")}
+    extra = [a for a in node.args[1:] if not isinstance(a, fx.Node)]
+    return kind(*extra, **options)
+
+
+def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
+    """Functions of `FUNCTIONS` and products of data that the module's own code calls, not its layers."""
+    found: set[str] = set()
+    constants = {id(p) for p in module.parameters()}
+
+    class Seen(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: PLW3201
+            name = getattr(func, "__name__", "")
+            if depth == 0 and (name in _NAMES or name in ("matmul", "bmm", "__matmul__")):
+                product = name not in _NAMES
+                if not product or not any(id(a) in constants for a in args):
+                    found.add(name.strip("_"))
+            return func(*args, **(kwargs or {}))
+
+    depth = 0
+
+    def enter(m: nn.Module, args: Any) -> None:
+        nonlocal depth
+        depth += 1
+
+    def leave(m: nn.Module, args: Any, output: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    leaves = [m for m in module.modules() if type(m).__module__.startswith("torch.nn") and not list(m.children())]
+    hooks = [h for m in leaves for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
+    try:
+        with torch.no_grad(), Seen():
+            module(*inputs)
+    finally:
+        for h in hooks:
+            h.remove()
+    return found
+
+
+_NAMES = {k if isinstance(k, str) else k.__name__ for k in _FUNCTIONAL}
+
+
+def without_norms(module: nn.Module) -> nn.Module:
+    """The module with every batch normalization folded into the layer before it, or made an `Affine` where there is none.
+
+    The statistics are those of eval mode. Raises `CompileError` where one keeps no statistics.
+    """
+    if not any(isinstance(m, _NORMS) for m in module.modules()):
+        return module
+    graph = traced(module, "batch normalization")
+    parts = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        norm = parts.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, _NORMS):
+            continue
+        scale, shift = _affine(str(node.target), norm)
+        before = node.args[0]
+        layer = parts.get(str(before.target)) if before.op == "call_module" and len(before.users) == 1 else None
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and _calls(graph, before) == 1 and _fits(layer, norm):
+            _fold(layer, scale, shift)
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+        else:
+            axis = 0
+            parent, _, name = str(node.target).rpartition(".")
+            setattr(graph.get_submodule(parent), name, Affine(scale, shift, axis))
+    graph.recompile()
+    graph.delete_all_unused_submodules()
+    return graph
+
+
+def _calls(graph: fx.GraphModule, node: fx.Node) -> int:
+    return sum(n.op == "call_module" and n.target == node.target for n in graph.graph.nodes)
+
+
+def _fits(layer: nn.Module, norm: nn.Module) -> bool:
+    """The outputs of the layer are what the norm counts as channels (rows of a matrix are not)."""
+    return layer.weight.shape[0] == norm.num_features  # pyright: ignore[reportReturnType, reportAttributeAccessIssue, reportIndexIssue, reportCallIssue, reportArgumentType]
+
+
+def _affine(name: str, norm: Any) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None:
+        rule = "batch normalization without running statistics depends on the batch"
+        raise CompileError(name, rule, "train it with track_running_stats=True")
+    rest = torch.rsqrt(norm.running_var + norm.eps)
+    scale = rest if norm.weight is None else norm.weight.detach() * rest
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach()
+
+
+def _fold(layer: Any, scale: Tensor, shift: Tensor) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(scale.reshape([-1] + [1] * (layer.weight.ndim - 1)))
+        if layer.bias is None:
+            layer.bias = nn.Parameter(shift.clone())
+        else:
+            layer.bias.mul_(scale).add_(shift)

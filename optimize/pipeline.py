@@ -1,0 +1,221 @@
+"""Passes over a network, applied in sequence, recorded, and resumable; knows no pass by name.
+
+A pass is a frozen dataclass with a method ``apply(work)`` that changes ``work.module``. A run is a function of the module, the
+task, the passes and the seed alone; killed, it goes on from its last checkpoint to the same end.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..hw_targets.process import write_atomic
+from ..ir.errors import CompileError
+from .cost import ebops, solved
+from .layers import layers
+from .task import Guide, Task
+
+__all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
+
+CHECKPOINT_S = 20.0
+"""Seconds between checkpoints within a pass."""
+
+
+class Pass(Protocol):
+    """A step of a pipeline: its fields are its options."""
+
+    def apply(self, work: Work) -> None:
+        """Change `work.module`; raise `CompileError` where that is not possible."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """A pass that was applied: its options, time, and what the network was after it."""
+
+    name: str
+    options: dict[str, Any]
+    seconds: float
+    measures: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A network on the way that none before beats: validation score, estimated cost in LUTs, and its state."""
+
+    score: float
+    cost: float
+    epoch: int
+    state: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Work:
+    """What passes work on.
+
+    `guide`: what a teacher says, for later training. `points`: the frontier that training met. `progress`: of the pass under
+    way, whatever it needs to go on; it is saved with the module. `save`: called by long passes between steps.
+    """
+
+    module: nn.Module
+    task: Task
+    seed: int = 0
+    index: int = 0
+    guide: Guide | None = None
+    original: nn.Module | None = None
+    points: list[Point] = field(default_factory=list[Point])
+    records: list[Record] = field(default_factory=list[Record])
+    progress: Any = None
+    save: Callable[[bool], None] = lambda now: None
+    say: Callable[[str], None] = lambda line: None
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """Random numbers of this pass; the same for the same seed, pass and salt."""
+        text = f"{self.seed}/{self.index}/{salt}".encode()
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "little"))
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The network in eval mode, the records of the passes, and the frontier that training met."""
+
+    module: nn.Module
+    records: tuple[Record, ...]
+    points: tuple[Point, ...]
+
+    def at(self, point: Point) -> nn.Module:
+        """The network of a point of the frontier."""
+        found = copy.deepcopy(self.module)
+        found.load_state_dict(point.state)
+        return found.eval()
+
+    def __str__(self) -> str:
+        lines = [f"{'pass':<16}{'s':>8}  " + "  ".join(f"{k:>12}" for k in ("score", "lut", "ebops", "weights"))]
+        for r in self.records:
+            values = "  ".join(f"{r.measures.get(k, float('nan')):12.5g}" for k in ("score", "lut", "ebops", "weights"))
+            lines.append(f"{r.name:<16}{r.seconds:8.2f}  {values}")
+        return "\n".join(lines)
+
+
+def measures(module: nn.Module, task: Task) -> dict[str, float]:
+    """Validation score, nonzero weights, and of a quantized module the adder bits by the solver and EBOPs."""
+    found = {"score": task.evaluate(module)}
+    found["weights"] = float(sum(int((_used(m) != 0).sum()) for _, m in _weighted(module)))
+    prepared = layers(module)
+    if prepared and all(m.weight_quantizer is not None and m.input_quantizer is not None for _, m in prepared):
+        found["ebops"] = ebops(module)
+        found["lut"] = float(sum(solved(m) for _, m in prepared))
+    return found
+
+
+def _weighted(module: nn.Module) -> list[tuple[str, Any]]:
+    return [(n, m) for n, m in module.named_modules() if isinstance(getattr(m, "weight", None), nn.Parameter)]
+
+
+def _used(m: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return m.used_weight() if hasattr(m, "used_weight") else m.weight
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in the order of their application."""
+
+    passes: Sequence[Pass]
+
+    def __post_init__(self) -> None:
+        for p in self.passes:
+            if not dataclasses.is_dataclass(p) or not hasattr(p, "apply"):
+                raise CompileError("pipeline", f"a pass is a frozen dataclass with apply, not {type(p).__name__}")
+
+    def run(
+        self,
+        module: nn.Module,
+        task: Task,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Result:
+        """Apply every pass to a copy of the module.
+
+        `checkpoint`: a file that is written after each pass and every 20 s within one, and from which the same run goes on if
+        it exists (it holds a pickle: use only files of your own). `say` is called with a line of progress.
+        Raises `CompileError` from any pass, with the passes before it, and for a checkpoint of another run.
+        """
+        work = Work(copy.deepcopy(module), task, seed, original=module, say=say)
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None and path.exists():
+            self._resume(work, path)
+        while work.index < len(self.passes):
+            self._apply(work, path)
+        return Result(work.module.eval(), tuple(work.records), tuple(work.points))
+
+    def _apply(self, work: Work, path: Path | None) -> None:
+        step, started, saved = self.passes[work.index], time.perf_counter(), time.monotonic()
+
+        def save(now: bool) -> None:
+            nonlocal saved
+            if path is not None and (now or time.monotonic() - saved > CHECKPOINT_S):
+                self._save(work, path)
+                saved = time.monotonic()
+
+        work.save = save
+        name = type(step).__name__
+        try:
+            step.apply(work)
+        except CompileError as e:
+            if not work.records:
+                raise
+            before = ", ".join(r.name for r in work.records)
+            raise CompileError(f"{e.where} (after {before})", e.rule, e.fix) from None
+        found = measures(work.module, work.task)
+        work.records.append(Record(name, _plain(step), time.perf_counter() - started, found))
+        work.index, work.progress = work.index + 1, None
+        save(True)
+
+    def digest(self, work: Work) -> str:
+        """What a run depends on: the passes, the seed, the module as given, and the data."""
+        h = hashlib.sha256(repr((list(self.passes), work.seed, repr(work.original))).encode())
+        for t in (work.task.x, work.task.y, *work.task.validation):
+            if t is not None:
+                h.update(t.contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+    def _save(self, work: Work, path: Path) -> None:
+        kept = ("module", "index", "guide", "points", "records", "progress")
+        stream = io.BytesIO()
+        torch.save({"digest": self.digest(work), **{k: getattr(work, k) for k in kept}}, stream)
+        if not write_atomic(path, stream.getvalue()):
+            raise CompileError(str(path), "the checkpoint cannot be written", "free space, or give another place")
+
+    def _resume(self, work: Work, path: Path) -> None:
+        try:
+            found = torch.load(path, weights_only=False)
+        except Exception as e:  # pickle raises any kind for a damaged file
+            raise CompileError(str(path), f"is no checkpoint: {str(e)[:80]}", "delete it to start anew") from None
+        if not isinstance(found, dict) or found.pop("digest", None) != self.digest(work):
+            rule = "is the checkpoint of other passes, data, module or seed"
+            raise CompileError(str(path), rule, "give another file, or delete it to start anew")
+        for name, value in found.items():
+            setattr(work, name, value)
+
+
+def _plain(step: Any) -> dict[str, Any]:
+    """A pass's options as values that print; modules and data by their kind."""
+    return {f.name: _printed(getattr(step, f.name)) for f in dataclasses.fields(step)}
+
+
+def _printed(value: Any) -> Any:
+    if isinstance(value, nn.Module | torch.Tensor):
+        return type(value).__name__
+    return value if isinstance(value, int | float | str | bool | type(None)) else repr(value)

@@ -1,0 +1,184 @@
+"""`quantize`: a module into one that computes with fixed-point numbers, and trains; knows which layers take quantizers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ir.errors import CompileError
+from .formats import Format, Spec
+from .layers import Weighted, activation_axis, prepare, quantizers
+from .modules import FUNCTIONS, Product, functions_as_modules, functions_used, without_norms
+from .quantizers import ActivationQuantizer, WeightQuantizer
+
+__all__ = ["QuantizedFunction", "as_inputs", "calibrate", "quantize"]
+
+EXACT = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d, nn.ZeroPad1d, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle,
+)  # fmt: skip
+"""Layers that are exact on fixed-point numbers: they stay as they are."""
+
+
+class QuantizedFunction(nn.Module):
+    """A function that becomes a table, or a product of data: its inputs and its output are quantized."""
+
+    def __init__(self, function: nn.Module, inputs: list[ActivationQuantizer], output: ActivationQuantizer) -> None:
+        super().__init__()
+        self.inputs, self.function, self.output_quantizer = nn.ModuleList(inputs), function, output
+
+    def forward(self, *data: Tensor) -> Tensor:
+        return self.output_quantizer(self.function(*(q(x) for q, x in zip(self.inputs, data, strict=True))))
+
+
+class _Output(nn.Module):
+    """A module whose output is quantized."""
+
+    def __init__(self, module: nn.Module, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.module, self.output_quantizer = module, quantizer
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.output_quantizer(self.module(*inputs))
+
+
+def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> nn.Module:
+    """A copy of the module that computes with the formats of `spec`, its ranges taken from `data`.
+
+    `data`: a batch of inputs ``[events, ...]`` (a tensor, an array, or a tuple of them). Layers with weights quantize their
+    input, weight and bias; batch normalization is folded into the layer before it; functions that become tables, and products
+    of data, get quantizers around them. The copy trains with any optimizer and any loop, and
+    ``hc.compile(copy, example_inputs=data)`` is exactly what it computes in eval mode.
+    Raises `CompileError` for layers that cannot be quantized, for names in `spec.layers` that do not exist, and without data.
+    """
+    spec, inputs = spec or Spec(), as_inputs(data)
+    changed = without_norms(copy.deepcopy(module).eval())
+    changed = functions_as_modules(changed, functions_used(changed, inputs))
+    _check(changed, spec)
+    shapes = _shapes(changed, inputs)
+    names = {m: name for name, m in changed.named_modules()}
+    for name, layer in prepare(changed):
+        formats = spec.of(name)
+        if layer not in shapes:
+            rule = "is not called as a layer when the module runs, so that its input cannot be quantized"
+            raise CompileError(name, rule, "call the layer itself, not a function on its weights")
+        layer.weight_quantizer = WeightQuantizer(formats.weights, layer.weight, layer.channel_axis)
+        if layer.bias is not None:
+            layer.bias_quantizer = WeightQuantizer(formats.biases, layer.bias)
+        (shape,), _ = shapes[layer]
+        layer.input_shape = shape
+        layer.input_quantizer = ActivationQuantizer(formats.activations, shape, activation_axis(layer))
+    for m in [m for m in changed.modules() if isinstance(m, (*FUNCTIONS, Product))]:
+        if m in shapes:
+            _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m]))
+    if spec.output is not None:
+        with torch.no_grad():
+            shape = tuple(changed(*inputs).shape[1:])
+        changed = _Output(changed, ActivationQuantizer(spec.output, shape))
+    calibrate(changed, inputs, widths=True)
+    return changed.train(module.training)
+
+
+def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...]) -> nn.Module:
+    axis = -1
+    return QuantizedFunction(
+        m, [ActivationQuantizer(given, s, axis) for s in shapes], ActivationQuantizer(given, output, axis)
+    )
+
+
+def _replace(module: nn.Module, name: str, by: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, by)
+
+
+def as_inputs(data: Any) -> tuple[Tensor, ...]:
+    """Inputs of a module from what a user gives: tensors or arrays of floats, one or several."""
+    if data is None:
+        raise CompileError("data", "a batch of inputs is needed, for shapes and ranges", "give data=x")
+    given = tuple(data) if isinstance(data, list | tuple) else (data,)
+    try:
+        found = tuple(torch.as_tensor(v) for v in given)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise CompileError("data", f"must be arrays of numbers: {str(e)[:80]}") from None
+    for t in found:
+        if t.ndim < 2 or not len(t):
+            raise CompileError("data", f"must be [events, ...] with some events, not of shape {list(t.shape)}")
+        if t.is_floating_point() and not bool(t.isfinite().all()):
+            raise CompileError("data", "has values that are not finite", "remove or replace those events")
+    return tuple(t.to(torch.float32) if t.is_floating_point() else t for t in found)
+
+
+def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:
+    """See the ranges of all activations anew, on `data`; with `widths` their fraction bits start anew too.
+
+    Trained integer bits stay as they were trained, unless `widths`.
+    """
+    inputs = as_inputs(data)
+    found = [q for _, q in quantizers(module) if isinstance(q, ActivationQuantizer)]
+    before = module.training
+    for q in found:
+        q.forget_range()
+        q.calibrating = "widths" if widths else "ranges"
+    try:
+        with torch.no_grad():
+            module.eval()(*inputs)
+    finally:
+        for q in found:
+            q.calibrating = None
+        module.train(before)
+
+
+def _check(module: nn.Module, spec: Spec) -> None:
+    """Every layer is known, and every name in the spec is a layer."""
+    names = dict(module.named_modules())
+    weighted = [n for n, m in names.items() if isinstance(m, (Weighted, *_weighted()))]
+    unknown = next((n for n in spec.layers if n not in names), None)
+    if unknown is not None:
+        raise CompileError("spec.layers", f"no layer is called '{unknown}'", f"layers: {', '.join(weighted)}")
+    for name, m in names.items():
+        if not type(m).__module__.startswith("torch.nn.modules") or list(m.children()):
+            continue
+        if type(m) not in (*_weighted(), *FUNCTIONS, *EXACT):
+            known = "dense and convolution layers, batch normalization, activation functions, pooling and reshapes"
+            rule = f"a {type(m).__name__} cannot be quantized in training"
+            raise CompileError(name or type(m).__name__, rule, f"use {known}")
+    if not weighted:
+        raise CompileError(type(module).__name__, "has no layer with weights", "give a module with dense or convolution layers")
+
+
+def _weighted() -> tuple[type[nn.Module], ...]:
+    from .layers import WEIGHTED
+
+    return tuple(WEIGHTED)
+
+
+Shapes = tuple[list[tuple[int, ...]], tuple[int, ...]]
+
+
+def _shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, Shapes]:
+    """Shapes of an event's inputs and output at every leaf that a run calls."""
+    found: dict[nn.Module, Shapes] = {}
+
+    def seen(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor):
+            found[m] = ([tuple(a.shape[1:]) for a in args if isinstance(a, Tensor)], tuple(output.shape[1:]))
+
+    with _hooked(module, seen), torch.no_grad():
+        module(*inputs)
+    return found
+
+
+@contextmanager
+def _hooked(module: nn.Module, seen: Callable[..., None]) -> Iterator[None]:
+    hooks = [m.register_forward_hook(seen) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for h in hooks:
+            h.remove()

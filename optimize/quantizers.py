@@ -1,0 +1,323 @@
+"""Fixed-point quantizers that train: their values, gradients and widths; knows torch and no layer.
+
+A quantizer's value is the one that every engine computes: ``overflow(round(x * 2**F)) * 2**-F`` with whole F. In training
+the numbers are float32, which holds them exactly up to 24 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..frontends.torch_quantize import overflowed, quantize_operator, rounded
+from ..ir.errors import CompileError
+from ..ir.rounding import Overflow, Rounding
+from .formats import Format
+
+__all__ = ["FRACTION_LIMIT", "ActivationQuantizer", "Quantizer", "WeightQuantizer", "bit_length", "exp2", "whole"]
+
+FRACTION_LIMIT = 40
+"""Fraction bits stay within plus and minus this."""
+
+
+def exp2(exponent: Tensor) -> Tensor:
+    """2 to a whole power, exactly, in float32, made from its bits."""
+    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
+
+
+def bit_length(n: Tensor) -> Tensor:
+    """Bits of whole numbers without their signs, 0 for 0, as float32; `frexp` is exact."""
+    return torch.frexp(n.abs()).exponent.to(torch.float32)
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient
+
+
+def whole(x: Tensor) -> Tensor:
+    """The nearest whole number (ties to even), with a straight-through gradient."""
+    return _Whole.apply(x)  # pyright: ignore[reportReturnType]
+
+
+class _Free(torch.autograd.Function):
+    """Rounding without limits: straight through to x; the width's gradient is ln 2 times what rounding took (HGQ, eq. 15)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, fraction: Tensor, rounding: Rounding) -> Tensor:
+        q = rounded(x * exp2(fraction), rounding) * exp2(-fraction)
+        ctx.lost, ctx.shape = x - q if ctx.needs_input_grad[1] else None, fraction.shape
+        return q
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        of_fraction = None
+        if ctx.lost is not None:
+            of_fraction = (gradient * ctx.lost).sum_to_size(ctx.shape) * math.log(2)
+        return gradient, of_fraction, None
+
+
+class _Clipped(torch.autograd.Function):
+    """Rounding and an overflow mode; where clipped, the gradient moves the limit and nothing else."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, fraction: Tensor, integer: Tensor, signed: bool, rounding: Rounding, overflow: Overflow
+    ) -> Tensor:
+        lo, hi = _limits(fraction, integer, signed)
+        n = rounded(x * exp2(fraction), rounding)
+        q = overflowed(n, lo, hi, overflow) * exp2(-fraction)
+        wraps = overflow is Overflow.WRAP
+        over = n > hi if not wraps else torch.zeros_like(n, dtype=torch.bool)
+        under = n < lo if not wraps else torch.zeros_like(n, dtype=torch.bool)
+        ctx.save_for_backward(over, under, x - q, exp2(integer))
+        ctx.fraction, ctx.integer, ctx.signed = fraction.shape, integer.shape, signed
+        return q
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        over, under, lost, limit = ctx.saved_tensors
+        inside = ~(over | under)
+        of_fraction = of_integer = None
+        if ctx.needs_input_grad[1]:
+            of_fraction = (gradient * lost * inside).sum_to_size(ctx.fraction) * math.log(2)
+        if ctx.needs_input_grad[2]:
+            moved = over.to(gradient.dtype) - (under.to(gradient.dtype) if ctx.signed else 0)
+            of_integer = (gradient * moved * limit).sum_to_size(ctx.integer) * math.log(2)
+        return gradient * inside, of_fraction, of_integer, None, None, None
+
+
+def _limits(fraction: Tensor, integer: Tensor, signed: bool | Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest integer of formats with `integer` bits left of the point; both 0 where no bit is left."""
+    span = exp2((fraction + integer).clamp(-100, 100))
+    some = (fraction + integer + torch.as_tensor(signed, dtype=fraction.dtype)) > 0
+    lo = torch.where(torch.as_tensor(signed) & some, -span.clamp(min=1), torch.zeros_like(span))
+    return lo, torch.where(some & (span >= 1), span - 1, torch.zeros_like(span))
+
+
+class Quantizer(nn.Module):
+    """What weight and activation quantizers share: the format, and the fraction bits that may be trained.
+
+    `fraction`: real, rounded to whole bits in use; its shape broadcasts to the value.
+    """
+
+    fraction: Tensor
+
+    def __init__(self, given: Format, fraction: Tensor) -> None:
+        super().__init__()
+        self.format = given
+        if given.trained:
+            self.fraction = nn.Parameter(fraction.to(torch.float32))
+        else:
+            self.register_buffer("fraction", fraction.to(torch.float32))
+
+    @property
+    def rounding(self) -> Rounding:
+        return Rounding(self.format.rounding)
+
+    def limited(self) -> None:
+        """Keep the trained widths within what arithmetic holds; called after each step of an optimizer."""
+        with torch.no_grad():
+            self.fraction.clamp_(-FRACTION_LIMIT, FRACTION_LIMIT)
+
+    def extra_repr(self) -> str:
+        f = self.format
+        kind = "learned" if f.trained else "fixed"
+        return f"{kind}({f.bits}), per={f.per}, rounding={f.rounding}, overflow={f.overflow}"
+
+
+class WeightQuantizer(Quantizer):
+    """The quantizer of a constant: as a parametrization of a layer's weight or bias.
+
+    Learned: the fraction is trained, and the integer bits are those that the values need (nothing is clipped). Fixed: the
+    fraction follows from `bits` and the largest magnitude, of the tensor or of each channel along `axis`.
+    """
+
+    def __init__(self, given: Format, values: Tensor, axis: int = 0) -> None:
+        self.axis = axis
+        if given.per == "element" and not given.trained:
+            raise CompileError("format", "fixed weights have a width per tensor or channel, not per element")
+        super().__init__(given, self._start(given, values.detach()))
+
+    def _start(self, given: Format, values: Tensor) -> Tensor:
+        """The fraction bits with which values have `given.bits`: of each, or of the largest of those that share them."""
+        top = _top(self._largest(given, values))
+        return (given.bits - 1 - top).clamp(-FRACTION_LIMIT, FRACTION_LIMIT)
+
+    def _largest(self, given: Format, values: Tensor) -> Tensor:
+        size = values.detach().abs()
+        if given.per == "channel" and values.ndim > 1:
+            others = [i for i in range(values.ndim) if i != self.axis]
+            return size.amax(others, keepdim=True)
+        if given.per == "tensor":
+            return size.amax().reshape([1] * values.ndim)
+        return size.amax().expand_as(size).clone() if given.trained else size
+
+    def integers(self, values: Tensor) -> Tensor:
+        """The integers n of the quantized values n * 2**-F; their F are the rounded fraction."""
+        with torch.no_grad():
+            return torch.round(self(values) * exp2(torch.round(self.fraction)))
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.format.trained:
+            if torch.compiler.is_exporting():
+                return self._exported(values, *self._needed(values), torch.round(self.fraction))
+            return _Free.apply(values, whole(self.fraction), self.rounding)  # pyright: ignore[reportReturnType]
+        if torch.compiler.is_exporting():
+            fraction = self._start(self.format, values)
+            return self._exported(values, *_limits(fraction, self.format.bits - 1 - fraction, True), fraction)
+        with torch.no_grad():
+            self.fraction.copy_(self._start(self.format, values))
+        top = self.format.bits - 1 - self.fraction
+        return _Clipped.apply(values, self.fraction, top, True, self.rounding, Overflow(self.format.overflow))  # pyright: ignore[reportReturnType]
+
+    def _needed(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        top = bit_length(rounded(values.detach() * exp2(torch.round(self.fraction)), self.rounding)) + 1
+        return -exp2(top), exp2(top) - 1
+
+    def _exported(self, values: Tensor, lo: Tensor, hi: Tensor, fraction: Tensor) -> Tensor:
+        scale = exp2(-fraction).detach()
+        overflow = "SAT" if self.format.trained else self.format.overflow
+        return quantize_operator()(values, scale, torch.zeros_like(scale), lo, hi, self.format.rounding, overflow)
+
+
+def _top(largest: Tensor) -> Tensor:
+    """Integer bits that hold magnitudes up to `largest`: ceil(log2), of 2**-FRACTION_LIMIT at least."""
+    mantissa, exponent = torch.frexp(largest.clamp(min=2.0**-FRACTION_LIMIT))
+    return (exponent - (mantissa == 0.5).to(exponent.dtype)).to(torch.float32)
+
+
+class ActivationQuantizer(Quantizer):
+    """The quantizer of data ``[events, ...]``; its shapes are those of an event (1 where shared).
+
+    `lowest`, `highest`: the range that was seen. `integer`: bits left of the point without the sign (not for a tracked
+    range, where they follow from what was seen). Before its first use it must be calibrated: `calibrate(x)`.
+    """
+
+    integer: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+    def __init__(self, given: Format, shape: tuple[int, ...] | None = None, channel_axis: int = -1) -> None:
+        if shape is None and given.per != "tensor":
+            rule = f"a width per {given.per} needs the shape of an event"
+            raise CompileError("quantizer", rule, "give shape=(...), or per='tensor'")
+        shape = shape or ()
+        shared = {
+            "tensor": tuple(1 for _ in shape),
+            "channel": tuple(n if i == channel_axis % len(shape) else 1 for i, n in enumerate(shape)),
+            "element": shape,
+        }[given.per]
+        super().__init__(given, torch.zeros(shared))
+        self.register_buffer("lowest", torch.full(shared, math.inf))
+        self.register_buffer("highest", torch.full(shared, -math.inf))
+        self.register_buffer("signed", torch.tensor(True))
+        self.calibrating: str | None = None
+        if given.range == "learned":
+            self.integer = nn.Parameter(torch.zeros(shared))
+        else:
+            self.register_buffer("integer", torch.zeros(shared))
+
+    @property
+    def tracked(self) -> bool:
+        return self.format.range == "tracked"
+
+    def calibrate(self, x: Tensor, widths: bool = True) -> None:
+        """Take the range from data ``[events, ...]`` and what was seen before; with `widths` the widths start anew."""
+        with torch.no_grad():
+            self._see(x)
+            self.signed.fill_(bool((self.lowest < 0).any()))
+            needed = _top(torch.maximum(self.highest, -self.lowest))
+            if widths or self.format.range == "calibrated":
+                self.integer.copy_(needed)
+            if widths or not self.format.trained:
+                self.fraction.copy_((self.format.bits - self._sign() - needed).clamp(-FRACTION_LIMIT, FRACTION_LIMIT))
+
+    def forget_range(self) -> None:
+        """Start to track the range anew."""
+        self.lowest.fill_(math.inf)
+        self.highest.fill_(-math.inf)
+
+    def _see(self, q: Tensor) -> None:
+        over = [i for i, n in enumerate((0, *self.lowest.shape)) if i == 0 or n == 1]
+        shape = self.lowest.shape
+        self.lowest.copy_(torch.minimum(self.lowest, q.amin(over, keepdim=True).reshape(shape)))
+        self.highest.copy_(torch.maximum(self.highest, q.amax(over, keepdim=True).reshape(shape)))
+
+    def _sign(self) -> Tensor:
+        """1 where the format has a sign bit."""
+        if self.tracked:
+            return (self.lowest < 0).to(torch.float32)
+        return self.signed.to(torch.float32).expand_as(self.integer)
+
+    def fraction_bits(self) -> Tensor:
+        """Fraction bits with their gradient; those of a fixed width with a learned range follow the range."""
+        if self.format.trained:
+            return whole(self.fraction)
+        if self.format.range == "learned":
+            return self.format.bits - self._sign() - whole(self.integer)
+        return torch.round(self.fraction)
+
+    def integer_bits(self) -> Tensor:
+        """Integer bits without the sign, with their gradient where they have one."""
+        if not self.tracked:
+            return whole(self.integer)
+        f = torch.round(self.fraction.detach())
+        lo, hi = rounded(self.lowest * exp2(f), self.rounding), rounded(self.highest * exp2(f), self.rounding)
+        hi, lo = hi.nan_to_num(0, 0, 0), lo.nan_to_num(0, 0, 0)
+        return torch.maximum(bit_length(hi.clamp(min=0)), bit_length((-lo - 1).clamp(min=0))) - f
+
+    def widths(self) -> Tensor:
+        """Bits of every element, the sign included, 0 where nothing is left; differentiable by the trained ones."""
+        return torch.relu(self.fraction_bits() + self.integer_bits() + self._sign())
+
+    def reachable(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest integer n of the values n * 2**-F that come out."""
+        fraction, integer = self.fraction_bits().detach(), self.integer_bits().detach()
+        return self._interval(fraction, integer)
+
+    def limited(self) -> None:
+        super().limited()
+        with torch.no_grad():
+            self.integer.clamp_(-FRACTION_LIMIT, FRACTION_LIMIT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self._exported(x)
+        if self.calibrating:
+            self.calibrate(x, self.calibrating == "widths")
+        if self.tracked and (self.training or self.calibrating):
+            q: Tensor = _Free.apply(x, self.fraction_bits(), self.rounding)  # pyright: ignore[reportAssignmentType]
+            with torch.no_grad():
+                self._see(q)
+            return q
+        if bool(self.lowest.isinf().any()):
+            raise CompileError("quantizer", "has seen no data, so that its range is open", "calibrate it on data first")
+        fraction, integer = self.fraction_bits(), self.integer_bits()
+        if self.tracked:
+            return self._wrapped(x, fraction, integer)
+        return _Clipped.apply(x, fraction, integer, bool(self.signed), self.rounding, Overflow(self.format.overflow))  # pyright: ignore[reportReturnType]
+
+    def _wrapped(self, x: Tensor, fraction: Tensor, integer: Tensor) -> Tensor:
+        lo, hi = self._interval(fraction, integer)
+        n = rounded(x * exp2(fraction), self.rounding)
+        return overflowed(n, lo, hi, Overflow.WRAP) * exp2(-fraction)
+
+    def _interval(self, fraction: Tensor, integer: Tensor) -> tuple[Tensor, Tensor]:
+        return _limits(fraction, integer, self._sign() > 0)
+
+    def _exported(self, x: Tensor) -> Tensor:
+        fraction, integer = self.fraction_bits().detach(), self.integer_bits().detach()
+        lo, hi = self._interval(fraction, integer)
+        scale = exp2(-fraction)
+        return quantize_operator()(
+            x, scale, torch.zeros_like(scale), lo, hi, self.format.rounding, self.format.overflow
+        )

@@ -1,0 +1,173 @@
+"""What a network shall learn: data, loss and score; knows no quantizer and no optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ..ir.errors import CompileError
+
+__all__ = ["LOSSES", "Guide", "Task"]
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": F.mse_loss,
+    "bce": F.binary_cross_entropy_with_logits,
+}
+"""Losses by name: classes from labels; numbers; yes or no from logits. The generated training step knows these."""
+
+
+def _accuracy(outputs: Tensor, y: Tensor) -> float:
+    return float((outputs.argmax(-1) == y).float().mean())
+
+
+def _yes_or_no(outputs: Tensor, y: Tensor) -> float:
+    return float(((outputs > 0) == (y > 0.5)).float().mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """What a teacher says of each training event, and how much it counts.
+
+    `outputs`: the teacher's outputs ``[events, ...]``. The loss is ``(1 - weight) * own + weight * guided``; guided is the
+    cross entropy with the teacher's probabilities at `temperature`, times its square (Hinton et al., arXiv:1503.02531), or for
+    other losses the mean squared distance to its outputs.
+    """
+
+    outputs: Tensor
+    weight: float = 0.5
+    temperature: float = 1.0
+
+    def loss(self, kind: str, outputs: Tensor, teacher: Tensor) -> Tensor:
+        """The guided part for a batch."""
+        if kind != "cross_entropy":
+            return F.mse_loss(outputs, teacher)
+        t = self.temperature
+        return F.cross_entropy(outputs / t, torch.softmax(teacher / t, -1)) * t * t
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Training and validation data, the loss and the score.
+
+    x: inputs ``[events, ...]``; y: targets ``[events]`` (labels) or ``[events, ...]``. Arrays become tensors. Instead of both,
+    `loader` gives batches ``(x, y)`` and can be iterated once per epoch (a DataLoader). `validation`: a pair (x, y); by default
+    the last tenth of the data is kept for it. `loss`: one of `LOSSES`, or a function of (outputs, y). `score`: a
+    function of (outputs, y), larger is better; by default the accuracy, or minus the loss.
+    """
+
+    x: Any = None
+    y: Any = None
+    validation: Any = None
+    loss: str | Callable[[Tensor, Tensor], Tensor] = "cross_entropy"
+    score: Callable[[Tensor, Tensor], float] | None = None
+    loader: Iterable[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
+            raise CompileError("task", f"loss must be one of {', '.join(LOSSES)} or a function, not {self.loss!r}")
+        if (self.x is None or self.y is None) == (self.loader is None):
+            raise CompileError("task", "needs either x and y, or a loader of batches (x, y)")
+        if self.loader is not None:
+            if self.validation is None:
+                raise CompileError("task", "a loader needs validation=(x, y)", "keep some events apart")
+            self._set("validation", self._pair("validation", *self.validation))
+            return
+        x, y = self._pair("task", self.x, self.y)
+        if self.validation is None:
+            keep = len(x) - max(len(x) // 10, 1)
+            self._set("validation", (x[keep:], y[keep:]))
+            x, y = x[:keep], y[:keep]
+        else:
+            self._set("validation", self._pair("validation", *self.validation))
+        self._set("x", x)
+        self._set("y", y)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _pair(self, where: str, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        """Tensors of the types that the loss takes; they must fit each other and be finite."""
+        inputs, targets = torch.as_tensor(x), torch.as_tensor(y)
+        inputs = inputs.to(torch.float32)
+        if len(inputs) != len(targets) or not len(inputs):
+            rule = f"x and y must have as many events, and some, not {len(inputs)} and {len(targets)}"
+            raise CompileError(where, rule)
+        if not bool(inputs.isfinite().all()):
+            raise CompileError(where, "x has values that are not finite", "remove or replace those events")
+        if self.loss == "cross_entropy" and not targets.is_floating_point():
+            return inputs, targets.long()
+        if isinstance(self.loss, str) and not bool(targets.isfinite().all()):
+            raise CompileError(where, "y has values that are not finite", "remove or replace those events")
+        return inputs, targets.to(torch.float32) if isinstance(self.loss, str) else targets
+
+    @property
+    def kind(self) -> str:
+        """The loss by its name, "own" for a function."""
+        return self.loss if isinstance(self.loss, str) else "own"
+
+    @property
+    def events(self) -> int:
+        """How many events the training data has; 0 where a loader does not say."""
+        return 0 if self.x is None else len(self.x)
+
+    @property
+    def sample(self) -> Tensor:
+        """Some events for shapes and ranges."""
+        return self.validation[0][:2048] if self.x is None else self.x[:16384]
+
+    def loss_of(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch."""
+        function = LOSSES[self.loss] if isinstance(self.loss, str) else self.loss
+        if self.loss in ("mse", "bce"):
+            outputs = outputs.reshape(y.shape)
+        return function(outputs, y)
+
+    def score_of(self, outputs: Tensor, y: Tensor) -> float:
+        """The score of predictions; larger is better."""
+        if self.score is not None:
+            return float(self.score(outputs, y))
+        if self.loss == "cross_entropy" and not y.is_floating_point():
+            return _accuracy(outputs, y)
+        if self.loss == "bce":
+            return _yes_or_no(outputs.reshape(y.shape), y)
+        return -float(self.loss_of(outputs, y))
+
+    def evaluate(self, module: nn.Module, x: Tensor | None = None, y: Tensor | None = None) -> float:
+        """The score of a module in eval mode, on the validation data unless others are given."""
+        if x is None or y is None:
+            x, y = self.validation
+        return self.score_of(predict(module, x), y)
+
+    def batches(self, batch: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """One epoch of (x, y, index of the events) in the given order; a loader's batches as they come, without index."""
+        if self.loader is None:
+            order = torch.arange(self.events) if order is None else order
+            for index in order.split(batch):
+                yield self.x[index], self.y[index], index
+            return
+        count = 0
+        for given in self.loader:
+            if not isinstance(given, list | tuple) or len(given) != 2:
+                raise CompileError("loader", "must give pairs (x, y)")
+            x, y = self._pair("loader", *given)
+            count += 1
+            yield x, y, None
+        if not count:
+            rule = "gave no batch in this epoch: it has run dry"
+            raise CompileError("loader", rule, "give one that starts anew each time it is iterated, such as a DataLoader")
+
+
+def predict(module: nn.Module, x: Tensor, batch: int = 16384) -> Tensor:
+    """The module's outputs in eval mode."""
+    before = module.training
+    module.eval()
+    with torch.no_grad():
+        found = torch.cat([module(part) for part in x.split(batch)])
+    module.train(before)
+    return found

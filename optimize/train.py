@@ -1,0 +1,209 @@
+"""`Train`: the pass that trains weights and widths together, towards a budget; knows how, and neither layers nor formats."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ir.errors import CompileError
+from .cost import Price, prices, refit, resource, solved, widths
+from .layers import layers
+from .pipeline import Point, Work
+from .quantize import calibrate
+from .quantizers import ActivationQuantizer, Quantizer
+
+__all__ = ["During", "Train"]
+
+
+class During:
+    """What goes along with training: called before the first step and after each epoch. Methods of pruning derive from it."""
+
+    def start(self, work: Work, total_epochs: int) -> None:
+        """Before the first epoch."""
+
+    def epoch(self, work: Work, epoch: int, total_epochs: int) -> None:
+        """After each epoch, from 1."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a module, quantized or not.
+
+    `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to
+    zero along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their price
+    set anew every `refit` epochs) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes the cost fall
+    to the budget by the time `reach` of the epochs are over, and stay there. `frontier`: keep every network on the way that
+    none before beats, in `Result.points`. `engine`: "native", a generated training step where there is one for the module,
+    "torch", or "auto". `during`: methods that act between epochs, as gradual pruning.
+
+    Raises `CompileError` for a loss that is not finite, a layer that loses all its weights, and a budget that is not reached.
+    """
+
+    epochs: int
+    batch: int = 1024
+    lr: float = 3e-3
+    lr_bits: float | None = None
+    schedule: str = "cosine"
+    cost: str = "lut"
+    beta: float = 0.0
+    budget: float | None = None
+    reach: float = 0.75
+    refit: int = 10
+    weight_decay: float = 0.0
+    frontier: bool = False
+    engine: str = "auto"
+    during: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "refit"):
+            if getattr(self, name) < 1:
+                raise CompileError("Train", f"{name} must be 1 or more, not {getattr(self, name)}")
+        choices = {"schedule": ("cosine", "constant"), "cost": ("lut", "ebops"), "engine": ("auto", "native", "torch")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise CompileError("Train", f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.budget is not None and not self.budget > 0:
+            raise CompileError("Train", f"budget must be positive, not {self.budget}")
+
+    def apply(self, work: Work) -> None:
+        state = work.progress or _State.fresh(work, self)
+        work.progress = state
+        engine = _engine(self, work)
+        for method in self.during if state.epoch == 0 else ():
+            method.start(work, self.epochs)
+        while state.epoch < self.epochs:
+            engine.epoch(state, work)
+            state.epoch += 1
+            for method in self.during:
+                method.epoch(work, state.epoch, self.epochs)
+            _after_epoch(self, state, work)
+            work.save(False)
+        engine.finish()
+        settle(work)
+        if self.budget is not None:
+            _check_budget(self.budget, work)
+
+    def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
+        """Learning rates of weights and of widths at a step."""
+        share = (epoch + step / max(steps, 1)) / self.epochs
+        factor = 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        factor = max(factor, 1e-3)
+        return self.lr * factor, (self.lr if self.lr_bits is None else self.lr_bits) * factor
+
+
+@dataclass(eq=False)
+class _State:
+    """Where training is: saved in checkpoints."""
+
+    epoch: int = 0
+    beta: float = 0.0
+    start_cost: float | None = None
+    prices: dict[str, Price] = field(default_factory=dict[str, Price])
+    optimizer: Any = None
+    losses: list[float] = field(default_factory=list[float])
+
+    @classmethod
+    def fresh(cls, work: Work, options: Train) -> _State:
+        return cls(beta=options.beta, prices=prices(work.module, options.cost) if _priced(work.module) else {})
+
+
+def _priced(module: nn.Module) -> bool:
+    """The module has widths, so that it has a cost."""
+    found = layers(module)
+    return bool(found) and all(m.weight_quantizer is not None and m.input_quantizer is not None for _, m in found)
+
+
+def _engine(options: Train, work: Work) -> Any:
+    from .engines import NativeEngine, TorchEngine, native_refusal
+
+    if options.engine == "torch":
+        return TorchEngine(options, work)
+    why = native_refusal(options, work)
+    if why is None:
+        return NativeEngine(options, work)
+    if options.engine == "native":
+        raise CompileError("Train", f"no training step is generated here: {why}", "use engine='auto'")
+    return TorchEngine(options, work)
+
+
+# ---- between epochs ---------------------------------------------------------------------------------------------------
+
+
+def _after_epoch(options: Train, state: _State, work: Work) -> None:
+    if state.losses and not math.isfinite(state.losses[-1]):
+        rule = f"the loss is not finite in epoch {state.epoch}"
+        raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
+    if not state.prices:
+        return
+    if options.cost == "lut" and (state.epoch == 1 or state.epoch % options.refit == 0):
+        state.prices = refit(work.module, state.prices)
+    with torch.no_grad():
+        cost = float(resource(work.module, state.prices))
+    _refuse_collapse(work.module, state.epoch)
+    _steer(options, state, cost)
+    if options.frontier:
+        _keep(work, state.epoch, cost)
+    for _, q in quantizers_of(work.module):
+        if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
+            q.forget_range()
+
+
+def _steer(options: Train, state: _State, cost: float) -> None:
+    """The strength of the resource term for the next epoch: up where the cost is above where it should be, down below."""
+    if options.budget is None:
+        return
+    if state.start_cost is None:
+        state.start_cost = max(cost, options.budget)
+        state.beta = state.beta or 1e-3 / max(cost, 1.0)
+    share = min(state.epoch / (options.reach * options.epochs), 1.0)
+    aim = state.start_cost * (options.budget / state.start_cost) ** share
+    error = math.log(max(cost, 1e-9) / aim)
+    gain = min(20.0 / options.epochs, 1.0) * 4
+    state.beta *= math.exp(max(min(gain * error, 0.5), -0.5))
+
+
+def _refuse_collapse(module: nn.Module, epoch: int) -> None:
+    for name, layer in layers(module):
+        b, c = widths(layer)
+        if not bool((b > 0).any()) or not bool((c > 0).any()):
+            what = "weights" if not bool((b > 0).any()) else "inputs"
+            rule = f"all its {what} have lost their bits in epoch {epoch}"
+            raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, raise the budget, or train longer")
+
+
+def _keep(work: Work, epoch: int, cost: float) -> None:
+    """Remember the network if none that costs as little is as good."""
+    score = work.task.evaluate(work.module)
+    if any(p.score >= score and p.cost <= cost for p in work.points):
+        return
+    state = {k: v.detach().clone() for k, v in work.module.state_dict().items()}
+    kept = [p for p in work.points if not (p.score <= score and p.cost >= cost)]
+    work.points[:] = [*kept, Point(score, cost, epoch, state)]
+
+
+def _check_budget(budget: float, work: Work) -> None:
+    found = sum(solved(layer) for _, layer in layers(work.module))
+    if found > budget * 1.05:
+        rule = f"the budget of {budget:g} LUT was not reached: {found:.0f} is the smallest that was"
+        raise CompileError("Train", rule, "train longer, raise lr_bits, or raise the budget")
+
+
+def quantizers_of(module: nn.Module) -> list[tuple[str, Quantizer]]:
+    return [(n, m) for n, m in module.named_modules() if isinstance(m, Quantizer)]
+
+
+def settle(work: Work) -> None:
+    """See the ranges of activations anew on all the training data, so that what is tracked is what there is."""
+    if any(isinstance(q, ActivationQuantizer) for _, q in quantizers_of(work.module)):
+        calibrate(work.module, work.task.sample if work.task.x is None else work.task.x)
+
+
+def parameter_groups(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """(weights and biases, trained widths and ranges)."""
+    bits = {id(p) for _, q in quantizers_of(module) for p in q.parameters(recurse=False)}
+    own = [p for p in module.parameters() if p.requires_grad]
+    return [p for p in own if id(p) not in bits], [p for p in own if id(p) in bits]
