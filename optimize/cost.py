@@ -71,7 +71,9 @@ def widths(layer: Weighted) -> tuple[Tensor, Tensor]:
     """
     weight, data = layer.weight_quantizer, layer.input_quantizer
     if not isinstance(weight, WeightQuantizer) or not isinstance(data, ActivationQuantizer):
-        raise CompileError(type(layer).__name__, "has no widths, since it is not quantized", "quantize the module first")
+        raise CompileError(
+            type(layer).__name__, "has no widths, since it is not quantized", "quantize the module first"
+        )
     values = layer.weight if layer.mask is None else layer.mask(layer.weight)
     bits = bit_length(weight.integers(values))
     if weight.format.trained:
@@ -137,25 +139,44 @@ def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -
     convolution = w.ndim > 2
     if convolution:
         groups = int(getattr(layer, "groups", 1))
-        each = [t.reshape(t.shape[0], -1).amax(1) if k != 1 else t.reshape(t.shape[0], -1).amin(1) for k, t in enumerate(each)]
+        each = [
+            t.reshape(t.shape[0], -1).amax(1) if k != 1 else t.reshape(t.shape[0], -1).amin(1)
+            for k, t in enumerate(each)
+        ]
         flat = w.transpose(0, 1) if transposed and groups == 1 else w
         n_out = flat.shape[0] // groups
         taps = math.prod(w.shape[2:])
         found = []
         for g in range(groups):
-            part = flat[g * n_out : (g + 1) * n_out] if not (transposed and groups > 1) else w[g * (w.shape[0] // groups) : (g + 1) * (w.shape[0] // groups)].transpose(0, 1)
+            part = (
+                flat[g * n_out : (g + 1) * n_out]
+                if not (transposed and groups > 1)
+                else w[g * (w.shape[0] // groups) : (g + 1) * (w.shape[0] // groups)].transpose(0, 1)
+            )
             n_in = part.shape[1]
             rows = [t[g * n_in : (g + 1) * n_in].repeat_interleave(taps) for t in each]
             found.append((part.reshape(part.shape[0], -1).T, rows, outputs // (part.shape[0] * groups)))
     else:
-        found = [(w.T, [t.reshape(-1, w.shape[1]).amax(0) if k != 1 else t.reshape(-1, w.shape[1]).amin(0) for k, t in enumerate(each)], outputs // w.shape[0])]
+        found = [
+            (
+                w.T,
+                [
+                    t.reshape(-1, w.shape[1]).amax(0) if k != 1 else t.reshape(-1, w.shape[1]).amin(0)
+                    for k, t in enumerate(each)
+                ],
+                outputs // w.shape[0],
+            )
+        ]
     return [(*_whole(matrix, *rows), copies) for matrix, rows, copies in found]
 
 
 def _whole(matrix: Tensor, fraction: Tensor, lo: Tensor, hi: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The matrix in integers for inputs in steps of 2**-fraction; an input of no bits has an empty row."""
     alive = torch.isfinite(fraction)
-    scaled = (matrix * torch.where(alive, exp2(-fraction.nan_to_num(0, 0, 0)).double(), torch.zeros_like(lo).double())[:, None]).numpy()
+    scaled = (
+        matrix
+        * torch.where(alive, exp2(-fraction.nan_to_num(0, 0, 0)).double(), torch.zeros_like(lo).double())[:, None]
+    ).numpy()
     mantissa, exponent = np.frexp(scaled[scaled != 0])
     if not len(mantissa):
         return np.zeros(matrix.shape, np.int64), lo.long().numpy() * 0, hi.long().numpy() * 0

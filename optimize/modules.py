@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
@@ -55,7 +55,9 @@ def traced(module: nn.Module, why: str) -> fx.GraphModule:
     except Exception as e:  # torch.fx raises any kind for code that depends on data
         said = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
         what = f"{why} needs a forward that torch.fx can trace ({said})"
-        raise CompileError(type(module).__name__, what, "write it as a torch.nn module, or take branches on data out") from None
+        raise CompileError(
+            type(module).__name__, what, "write it as a torch.nn module, or take branches on data out"
+        ) from None
 
 
 def functions_as_modules(module: nn.Module, used: set[str]) -> nn.Module:
@@ -100,7 +102,7 @@ def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
     constants = {id(p) for p in module.parameters()}
 
     class Seen(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: PLW3201
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
             if depth == 0 and (name in _NAMES or name in ("matmul", "bmm", "__matmul__")):
                 product = name not in _NAMES

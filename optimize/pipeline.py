@@ -23,7 +23,7 @@ from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
 from .cost import ebops, solved
 from .layers import layers
-from .task import Guide, Task
+from .task import Task
 
 __all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
 
@@ -63,7 +63,7 @@ class Point:
 class Work:
     """What passes work on.
 
-    `guide`: what a teacher says, for later training. `points`: the frontier that training met. `progress`: of the pass under
+    `guides`: what else the training that follows learns from (`distill.Guide`). `points`: the frontier that training met. `progress`: of the pass under
     way, whatever it needs to go on; it is saved with the module. `save`: called by long passes between steps.
     """
 
@@ -71,7 +71,7 @@ class Work:
     task: Task
     seed: int = 0
     index: int = 0
-    guide: Guide | None = None
+    guides: list[Any] = field(default_factory=list[Any])
     original: nn.Module | None = None
     points: list[Point] = field(default_factory=list[Point])
     records: list[Record] = field(default_factory=list[Record])
@@ -192,7 +192,7 @@ class Pipeline:
         return h.hexdigest()
 
     def _save(self, work: Work, path: Path) -> None:
-        kept = ("module", "index", "guide", "points", "records", "progress")
+        kept = ("module", "index", "guides", "points", "records", "progress")
         stream = io.BytesIO()
         torch.save({"digest": self.digest(work), **{k: getattr(work, k) for k in kept}}, stream)
         if not write_atomic(path, stream.getvalue()):

@@ -149,7 +149,9 @@ def _check(module: nn.Module, spec: Spec) -> None:
             rule = f"a {type(m).__name__} cannot be quantized in training"
             raise CompileError(name or type(m).__name__, rule, f"use {known}")
     if not weighted:
-        raise CompileError(type(module).__name__, "has no layer with weights", "give a module with dense or convolution layers")
+        raise CompileError(
+            type(module).__name__, "has no layer with weights", "give a module with dense or convolution layers"
+        )
 
 
 def _weighted() -> tuple[type[nn.Module], ...]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 
-__all__ = ["LOSSES", "Guide", "Task"]
+__all__ = ["LOSSES", "Task", "predict"]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
@@ -28,27 +28,6 @@ def _accuracy(outputs: Tensor, y: Tensor) -> float:
 
 def _yes_or_no(outputs: Tensor, y: Tensor) -> float:
     return float(((outputs > 0) == (y > 0.5)).float().mean())
-
-
-@dataclass(frozen=True, eq=False)
-class Guide:
-    """What a teacher says of each training event, and how much it counts.
-
-    `outputs`: the teacher's outputs ``[events, ...]``. The loss is ``(1 - weight) * own + weight * guided``; guided is the
-    cross entropy with the teacher's probabilities at `temperature`, times its square (Hinton et al., arXiv:1503.02531), or for
-    other losses the mean squared distance to its outputs.
-    """
-
-    outputs: Tensor
-    weight: float = 0.5
-    temperature: float = 1.0
-
-    def loss(self, kind: str, outputs: Tensor, teacher: Tensor) -> Tensor:
-        """The guided part for a batch."""
-        if kind != "cross_entropy":
-            return F.mse_loss(outputs, teacher)
-        t = self.temperature
-        return F.cross_entropy(outputs / t, torch.softmax(teacher / t, -1)) * t * t
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +139,9 @@ class Task:
             yield x, y, None
         if not count:
             rule = "gave no batch in this epoch: it has run dry"
-            raise CompileError("loader", rule, "give one that starts anew each time it is iterated, such as a DataLoader")
+            raise CompileError(
+                "loader", rule, "give one that starts anew each time it is iterated, such as a DataLoader"
+            )
 
 
 def predict(module: nn.Module, x: Tensor, batch: int = 16384) -> Tensor:

@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..ir.errors import CompileError
 from .cost import Price, prices, refit, resource, solved, widths
-from .layers import layers
+from .engines import TorchEngine
+from .layers import layers, prepare, quantizers
+from .native_engine import NativeEngine
 from .pipeline import Point, Work
 from .quantize import calibrate
-from .quantizers import ActivationQuantizer, Quantizer
+from .quantizers import ActivationQuantizer
 
 __all__ = ["During", "Train"]
+
+
+_GAIN = 80.0
+"""How fast the resource term follows: at a cost e times too high, by this power of e over the whole training."""
+
+_REFIT = 0.2
+"""The logarithm by which the cost has changed since the solver was last asked."""
+
+_AIM = 0.97
+"""Of the budget: where training aims, so that it ends below it."""
 
 
 class During:
@@ -35,7 +47,7 @@ class Train:
 
     `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to
     zero along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their price
-    set anew every `refit` epochs) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes the cost fall
+    set anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes the cost fall
     to the budget by the time `reach` of the epochs are over, and stay there. `frontier`: keep every network on the way that
     none before beats, in `Result.points`. `engine`: "native", a generated training step where there is one for the module,
     "torch", or "auto". `during`: methods that act between epochs, as gradual pruning.
@@ -52,14 +64,13 @@ class Train:
     beta: float = 0.0
     budget: float | None = None
     reach: float = 0.75
-    refit: int = 10
     weight_decay: float = 0.0
     frontier: bool = False
     engine: str = "auto"
     during: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "refit"):
+        for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise CompileError("Train", f"{name} must be 1 or more, not {getattr(self, name)}")
         choices = {"schedule": ("cosine", "constant"), "cost": ("lut", "ebops"), "engine": ("auto", "native", "torch")}
@@ -70,6 +81,7 @@ class Train:
             raise CompileError("Train", f"budget must be positive, not {self.budget}")
 
     def apply(self, work: Work) -> None:
+        prepare(work.module)
         state = work.progress or _State.fresh(work, self)
         work.progress = state
         engine = _engine(self, work)
@@ -80,7 +92,7 @@ class Train:
             state.epoch += 1
             for method in self.during:
                 method.epoch(work, state.epoch, self.epochs)
-            _after_epoch(self, state, work)
+            _after_epoch(self, state, work, engine)
             work.save(False)
         engine.finish()
         settle(work)
@@ -102,13 +114,36 @@ class _State:
     epoch: int = 0
     beta: float = 0.0
     start_cost: float | None = None
+    share: float = 0.0
+    solved_at: float = 1e-9
     prices: dict[str, Price] = field(default_factory=dict[str, Price])
     optimizer: Any = None
     losses: list[float] = field(default_factory=list[float])
 
     @classmethod
     def fresh(cls, work: Work, options: Train) -> _State:
+        """At the start of training."""
         return cls(beta=options.beta, prices=prices(work.module, options.cost) if _priced(work.module) else {})
+
+    def price_of(self, index: int) -> tuple[float, float, float, float]:
+        """The numbers of the price of a layer, by its place."""
+        if not self.prices:
+            return (0.0, 0.0, 0.0, 0.0)
+        p = list(self.prices.values())[index]
+        return (p.first, p.bit, p.extra, p.input)
+
+    def steer(self, options: Train, cost: float, share: float) -> None:
+        """Set the strength of the resource term for the next `share` of an epoch: more of it where the cost is above where it
+        should be by now, less below."""
+        if options.budget is None:
+            return
+        if self.start_cost is None:
+            self.start_cost = max(cost, options.budget)
+            self.beta = self.beta or 0.01 / max(cost, 1.0)
+        self.share += share / options.epochs
+        aim = self.start_cost * (_AIM * options.budget / self.start_cost) ** min(self.share / options.reach, 1.0)
+        change = _GAIN * share / options.epochs * math.log(max(cost, 1.0) / aim)
+        self.beta *= math.exp(max(min(change, 0.3), -0.3))
 
 
 def _priced(module: nn.Module) -> bool:
@@ -118,52 +153,36 @@ def _priced(module: nn.Module) -> bool:
 
 
 def _engine(options: Train, work: Work) -> Any:
-    from .engines import NativeEngine, TorchEngine, native_refusal
-
-    if options.engine == "torch":
-        return TorchEngine(options, work)
-    why = native_refusal(options, work)
-    if why is None:
-        return NativeEngine(options, work)
-    if options.engine == "native":
-        raise CompileError("Train", f"no training step is generated here: {why}", "use engine='auto'")
+    if options.engine != "torch":
+        found = NativeEngine.try_for(options, work)
+        if not isinstance(found, str):
+            return found
+        if options.engine == "native":
+            raise CompileError("Train", f"no training step is generated here: {found}", "use engine='auto'")
     return TorchEngine(options, work)
 
 
 # ---- between epochs ---------------------------------------------------------------------------------------------------
 
 
-def _after_epoch(options: Train, state: _State, work: Work) -> None:
+def _after_epoch(options: Train, state: _State, work: Work, engine: Any) -> None:
     if state.losses and not math.isfinite(state.losses[-1]):
         rule = f"the loss is not finite in epoch {state.epoch}"
         raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
     if not state.prices:
         return
-    if options.cost == "lut" and (state.epoch == 1 or state.epoch % options.refit == 0):
-        state.prices = refit(work.module, state.prices)
     with torch.no_grad():
         cost = float(resource(work.module, state.prices))
+    if options.cost == "lut" and abs(math.log(max(cost, 1.0) / max(state.solved_at, 1.0))) > _REFIT:
+        state.prices = refit(work.module, state.prices)
+        with torch.no_grad():
+            cost = state.solved_at = float(resource(work.module, state.prices))
     _refuse_collapse(work.module, state.epoch)
-    _steer(options, state, cost)
     if options.frontier:
-        _keep(work, state.epoch, cost)
-    for _, q in quantizers_of(work.module):
+        _keep(work, state.epoch, cost, engine.score(work))
+    for _, q in quantizers(work.module):
         if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
             q.forget_range()
-
-
-def _steer(options: Train, state: _State, cost: float) -> None:
-    """The strength of the resource term for the next epoch: up where the cost is above where it should be, down below."""
-    if options.budget is None:
-        return
-    if state.start_cost is None:
-        state.start_cost = max(cost, options.budget)
-        state.beta = state.beta or 1e-3 / max(cost, 1.0)
-    share = min(state.epoch / (options.reach * options.epochs), 1.0)
-    aim = state.start_cost * (options.budget / state.start_cost) ** share
-    error = math.log(max(cost, 1e-9) / aim)
-    gain = min(20.0 / options.epochs, 1.0) * 4
-    state.beta *= math.exp(max(min(gain * error, 0.5), -0.5))
 
 
 def _refuse_collapse(module: nn.Module, epoch: int) -> None:
@@ -175,9 +194,8 @@ def _refuse_collapse(module: nn.Module, epoch: int) -> None:
             raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, raise the budget, or train longer")
 
 
-def _keep(work: Work, epoch: int, cost: float) -> None:
+def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
     """Remember the network if none that costs as little is as good."""
-    score = work.task.evaluate(work.module)
     if any(p.score >= score and p.cost <= cost for p in work.points):
         return
     state = {k: v.detach().clone() for k, v in work.module.state_dict().items()}
@@ -192,18 +210,7 @@ def _check_budget(budget: float, work: Work) -> None:
         raise CompileError("Train", rule, "train longer, raise lr_bits, or raise the budget")
 
 
-def quantizers_of(module: nn.Module) -> list[tuple[str, Quantizer]]:
-    return [(n, m) for n, m in module.named_modules() if isinstance(m, Quantizer)]
-
-
 def settle(work: Work) -> None:
     """See the ranges of activations anew on all the training data, so that what is tracked is what there is."""
-    if any(isinstance(q, ActivationQuantizer) for _, q in quantizers_of(work.module)):
+    if any(isinstance(q, ActivationQuantizer) for _, q in quantizers(work.module)):
         calibrate(work.module, work.task.sample if work.task.x is None else work.task.x)
-
-
-def parameter_groups(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """(weights and biases, trained widths and ranges)."""
-    bits = {id(p) for _, q in quantizers_of(module) for p in q.parameters(recurse=False)}
-    own = [p for p in module.parameters() if p.requires_grad]
-    return [p for p in own if id(p) not in bits], [p for p in own if id(p) in bits]

@@ -1,0 +1,188 @@
+"""Writes the C++ of a training step: where each array lies in its flat buffer, and the text; compiles nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from math import prod
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from ... import templates
+from ...codegen.project import Project
+from .program import Program, Quantization
+
+__all__ = ["ALIGNMENT", "Buffer", "Layout", "emit", "plan"]
+
+ALIGNMENT = 16
+"""Floats: arrays start at multiples of it and the rows of padded matrices are multiples of it (AVX-512, a cache line)."""
+
+
+@dataclass
+class Buffer:
+    """Named arrays one after the other in a flat array: ``{name: (offset, shape)}``."""
+
+    arrays: dict[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict[str, tuple[int, tuple[int, ...]]])
+    size: int = 0
+
+    def add(self, name: str, shape: tuple[int, ...]) -> int:
+        """Reserve an array; gives its offset in floats."""
+        self.arrays[name] = (self.size, shape)
+        self.size += padded(prod(shape))
+        return self.arrays[name][0]
+
+    def __getitem__(self, name: str) -> int:
+        return self.arrays[name][0]
+
+    def get(self, name: str) -> int:
+        """The offset, 0 where there is no such array (then nothing reads it)."""
+        return self.arrays[name][0] if name in self.arrays else 0
+
+
+@dataclass
+class Layout:
+    """Where everything lies. `groups`: the ends of weights, biases and trained widths among the parameters."""
+
+    parameters: Buffer = field(default_factory=Buffer)
+    constants: Buffer = field(default_factory=Buffer)
+    ranges: Buffer = field(default_factory=Buffer)
+    groups: tuple[int, int, int] = (0, 0, 0)
+
+
+def padded(n: int) -> int:
+    return -(-n // ALIGNMENT) * ALIGNMENT
+
+
+def quantizations(program: Program) -> list[tuple[str, Quantization]]:
+    """Every quantizer by the name of its tensor."""
+    found: list[tuple[str, Quantization | None]] = []
+    for k, layer in enumerate(program.layers):
+        found += [(f"{k}.input", layer.x), (f"{k}.weight", layer.w), (f"{k}.bias", layer.b)]
+    found.append(("output", program.output))
+    return [(name, q) for name, q in found if q is not None]
+
+
+def plan(program: Program) -> Layout:
+    """The layout of a program's arrays."""
+    layout = Layout()
+    p, layers = layout.parameters, list(enumerate(program.layers))
+    for k, layer in layers:
+        p.add(f"{k}.weight", (layer.outputs, layer.inputs))
+    ends = [p.size]
+    for k, layer in layers:
+        if layer.bias:
+            p.add(f"{k}.bias", (layer.outputs,))
+    ends.append(p.size)
+    widths = [
+        (f"{name}.{part}", q.shape, trained)
+        for name, q in quantizations(program)
+        for part, there, trained in (
+            ("fraction", q.has_fraction, q.fraction_trained),
+            ("integer", q.kind == "clipped", q.integer_trained),
+        )
+        if there
+    ]
+    for name, shape, trained in widths:
+        if trained:
+            p.add(name, shape)
+    ends.append(p.size)
+    for name, shape, trained in widths:
+        if not trained:
+            p.add(name, shape)
+    for k, layer in layers:
+        if not layer.bias:
+            p.add(f"{k}.bias", (layer.outputs,))
+        layout.constants.add(f"{k}.prices", (4,))
+        if layer.masked:
+            layout.constants.add(f"{k}.mask", (layer.outputs, layer.inputs))
+        if layer.x is None:
+            layout.constants.add(f"{k}.input.bits", (layer.inputs,))
+    for name, q in quantizations(program):
+        if q.kind == "free" and (name == "output" or name.endswith("input")):
+            layout.ranges.add(f"{name}.lowest", q.shape)
+            layout.ranges.add(f"{name}.highest", q.shape)
+    layout.groups = (ends[0], ends[1], ends[2])
+    return layout
+
+
+def _described(name: str, q: Quantization | None, layout: Layout) -> dict[str, Any]:
+    """The fields of a quantizer that the text of the step needs, of a tensor that has one or none."""
+    parameters = layout.parameters
+    return {
+        "quantized": q is not None,
+        "kind": "NONE" if q is None else "FREE" if q.kind == "free" else "CLIPPED",
+        "mode": q.rounding if q else "TRN",
+        "signed": q.signed if q else True,
+        "bits": (q.bits or 0) if q else 0,
+        "fixed": q is not None and q.kind == "fixed",
+        "f_trained": q is not None and q.fraction_trained,
+        "i_trained": q is not None and q.integer_trained,
+        "trained": q is not None and (q.fraction_trained or q.integer_trained),
+        "f": parameters.get(f"{name}.fraction"),
+        "i": parameters.get(f"{name}.integer"),
+        "lowest": layout.ranges.get(f"{name}.lowest"),
+        "highest": layout.ranges.get(f"{name}.highest"),
+    }
+
+
+def _strides(q: Quantization | None) -> dict[str, int]:
+    """Strides of the widths along outputs and inputs, 0 where shared."""
+    shape = (1, *q.shape)[-2:] if q else (1, 1)
+    return {"so": shape[1] if shape[0] > 1 else 0, "sj": 1 if shape[1] > 1 else 0}
+
+
+def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
+    """What happens to the values before each layer, and to the outputs."""
+    stages: list[dict[str, Any]] = []
+    for k in range(len(program.layers) + 1):
+        last = k == len(program.layers)
+        q = program.output if last else program.layers[k].x
+        n = program.layers[-1].outputs if last else program.layers[k].inputs
+        found = _described("output" if last else f"{k}.input", q, layout)
+        found |= {"n": n, "p": padded(n), "shared": int(q is not None and q.shape[0] > 1)}
+        found |= {"relu": k > 0 and program.layers[k - 1].relu, "q": f"q{k}" if q else f"v{k}"}
+        stages.append(found | {"widths": layout.constants.get(f"{k}.input.bits")})
+    return stages
+
+
+def _layers(program: Program, layout: Layout) -> list[dict[str, Any]]:
+    return [
+        {
+            "in": layer.inputs,
+            "out": layer.outputs,
+            "p": padded(layer.inputs),
+            "pt": padded(layer.outputs),
+            "weight": layout.parameters[f"{k}.weight"],
+            "bias": layout.parameters[f"{k}.bias"],
+            "masked": layer.masked,
+            "mask": layout.constants.get(f"{k}.mask"),
+            "prices": layout.constants[f"{k}.prices"],
+            "w": _described(f"{k}.weight", layer.w, layout) | _strides(layer.w),
+            "b": _described(f"{k}.bias", layer.b, layout) | _strides(layer.b),
+        }
+        for k, layer in enumerate(program.layers)
+    ]
+
+
+def emit(program: Program) -> Project:
+    """A C++ project, `step.cpp` with its kernels; its interface is in the text's `extern "C"` functions."""
+    layout = plan(program)
+    stages = _stages(program, layout)
+    folder = resources.files(templates).joinpath("train")
+    environment = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: str(value).lower() if isinstance(value, bool) else value,
+    )
+    text = environment.from_string(folder.joinpath("step.cpp.j2").read_text(encoding="utf-8")).render(
+        title="-".join(str(s["n"]) for s in stages),
+        stages=stages,
+        layers=_layers(program, layout),
+        groups=layout.groups,
+        widest=max(s["p"] for s in stages),
+        loss=program.loss.upper(),
+    )
+    return Project({"step.cpp": text, "kernels.hpp": folder.joinpath("kernels.hpp.j2").read_text(encoding="utf-8")})
