@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
-from .formats import Format, Spec
+from .formats import Format, Spec, fixed
 from .layers import Weighted, activation_axis, prepare, quantizers
 from .modules import FUNCTIONS, Product, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
@@ -37,6 +38,19 @@ class QuantizedFunction(nn.Module):
         return self.output_quantizer(self.function(*(q(x) for q, x in zip(self.inputs, data, strict=True))))
 
 
+class SoftmaxTables(nn.Module):
+    """Softmax as hardware computes it: a table of exponentials below the largest, and one of the reciprocal of their sum."""
+
+    def __init__(self, axis: int, bits: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.exponential, self.reciprocal = (ActivationQuantizer(fixed(min(bits + 2, 12))) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.exponential(torch.exp(x - x.amax(self.axis, keepdim=True)))
+        return e * self.reciprocal(torch.reciprocal(e.sum(self.axis, keepdim=True)))
+
+
 class _Output(nn.Module):
     """A module whose output is quantized."""
 
@@ -59,6 +73,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     """
     spec, inputs = spec or Spec(), as_inputs(data)
     changed = without_norms(copy.deepcopy(module).eval())
+    _try(changed, inputs)
     changed = functions_as_modules(changed, functions_used(changed, inputs))
     _check(changed, spec)
     shapes = _shapes(changed, inputs)
@@ -78,18 +93,19 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
         if m in shapes:
             _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m]))
     if spec.output is not None:
-        with torch.no_grad():
-            shape = tuple(changed(*inputs).shape[1:])
-        changed = _Output(changed, ActivationQuantizer(spec.output, shape))
+        changed = _Output(changed, ActivationQuantizer(spec.output, shapes[changed][1]))
     calibrate(changed, inputs, widths=True)
     return changed.train(module.training)
 
 
 def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...]) -> nn.Module:
-    axis = -1
-    return QuantizedFunction(
-        m, [ActivationQuantizer(given, s, axis) for s in shapes], ActivationQuantizer(given, output, axis)
-    )
+    """The function between quantizers; a table saturates for nothing, and softmax takes one scale for all."""
+    if isinstance(m, nn.Softmax):
+        given = replace(given, per="tensor")
+        m = SoftmaxTables(-1 if m.dim is None else m.dim, given.bits)
+    saturating = replace(given, range="calibrated", overflow="SAT") if given.range == "tracked" else given
+    inputs = [ActivationQuantizer(given, shape) for shape in shapes]
+    return QuantizedFunction(m, inputs, ActivationQuantizer(saturating, output))
 
 
 def _replace(module: nn.Module, name: str, by: nn.Module) -> None:
@@ -112,6 +128,16 @@ def as_inputs(data: Any) -> tuple[Tensor, ...]:
         if t.is_floating_point() and not bool(t.isfinite().all()):
             raise CompileError("data", "has values that are not finite", "remove or replace those events")
     return tuple(t.to(torch.float32) if t.is_floating_point() else t for t in found)
+
+
+def _try(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    try:
+        with torch.no_grad():
+            module(*(x[:1] for x in inputs))
+    except (RuntimeError, TypeError, ValueError) as e:
+        shapes = ", ".join(str(list(x.shape)) for x in inputs)
+        rule = f"does not take this data, of shape {shapes}: {str(e).splitlines()[0][:100]}"
+        raise CompileError(type(module).__name__, rule, "give data as the module's forward takes it") from None
 
 
 def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..frontends.torch_quantize import overflowed, quantize_operator, rounded
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
-from .formats import Format
+from .formats import MAX_BITS, Format
 
 __all__ = ["FRACTION_LIMIT", "ActivationQuantizer", "Quantizer", "WeightQuantizer", "bit_length", "exp2", "whole"]
 
@@ -235,7 +235,8 @@ class ActivationQuantizer(Quantizer):
         with torch.no_grad():
             self._see(x)
             self.signed.fill_(bool((self.lowest < 0).any()))
-            needed = _top(torch.maximum(self.highest, -self.lowest))
+            size = torch.maximum(self.highest, -self.lowest)
+            needed = _top(torch.where(size > 0, size, size.amax()))  # what is always 0 may not stay so
             if widths or self.format.range == "calibrated":
                 self.integer.copy_(needed)
             if widths or not self.format.trained:
@@ -247,8 +248,8 @@ class ActivationQuantizer(Quantizer):
         self.highest.fill_(-math.inf)
 
     def _see(self, q: Tensor) -> None:
-        over = [i for i, n in enumerate((0, *self.lowest.shape)) if i == 0 or n == 1]
         shape = self.lowest.shape
+        over = [i for i in range(q.ndim) if i == 0 or not shape or shape[i - 1] == 1]
         self.lowest.copy_(torch.minimum(self.lowest, q.amin(over, keepdim=True).reshape(shape)))
         self.highest.copy_(torch.maximum(self.highest, q.amax(over, keepdim=True).reshape(shape)))
 
@@ -302,6 +303,9 @@ class ActivationQuantizer(Quantizer):
         if bool(self.lowest.isinf().any()):
             raise CompileError("quantizer", "has seen no data, so that its range is open", "calibrate it on data first")
         fraction, integer = self.fraction_bits(), self.integer_bits()
+        if bool((fraction + integer > MAX_BITS).any()):
+            most = int((fraction + integer).max())
+            raise CompileError("quantizer", f"at most {MAX_BITS} bits are exact in training, not {most}", "train fewer bits")
         if self.tracked:
             return self._wrapped(x, fraction, integer)
         return _Clipped.apply(x, fraction, integer, bool(self.signed), self.rounding, Overflow(self.format.overflow))  # pyright: ignore[reportReturnType]

@@ -24,6 +24,9 @@ __all__ = ["During", "Train"]
 _GAIN = 80.0
 """How fast the resource term follows: at a cost e times too high, by this power of e over the whole training."""
 
+_LEAD = 8.0
+"""How much more of it there is at once at a cost that is too high, as a power of the ratio."""
+
 _REFIT = 0.2
 """The logarithm by which the cost has changed since the solver was last asked."""
 
@@ -48,7 +51,8 @@ class Train:
     `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to
     zero along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their price
     set anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes the cost fall
-    to the budget by the time `reach` of the epochs are over, and stay there. `frontier`: keep every network on the way that
+    to the budget by the time `reach` of the epochs are over, and stay there. From `hold` of the epochs on
+    widths stay as they are, and weights settle in them. `frontier`: keep every network on the way that
     none before beats, in `Result.points`. `engine`: "native", a generated training step where there is one for the module,
     "torch", or "auto". `during`: methods that act between epochs, as gradual pruning.
 
@@ -63,7 +67,8 @@ class Train:
     cost: str = "lut"
     beta: float = 0.0
     budget: float | None = None
-    reach: float = 0.75
+    reach: float = 0.6
+    hold: float = 0.85
     weight_decay: float = 0.0
     frontier: bool = False
     engine: str = "auto"
@@ -88,6 +93,8 @@ class Train:
         for method in self.during if state.epoch == 0 else ():
             method.start(work, self.epochs)
         while state.epoch < self.epochs:
+            if state.epoch >= self.hold * self.epochs:
+                _snap(work.module)
             engine.epoch(state, work)
             state.epoch += 1
             for method in self.during:
@@ -102,9 +109,15 @@ class Train:
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
         """Learning rates of weights and of widths at a step."""
         share = (epoch + step / max(steps, 1)) / self.epochs
-        factor = 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-        factor = max(factor, 1e-3)
-        return self.lr * factor, (self.lr if self.lr_bits is None else self.lr_bits) * factor
+        bits = self.lr if self.lr_bits is None else self.lr_bits
+        if self.schedule == "constant":
+            return self.lr, bits * (share < self.hold)
+        return self.lr * max(_cosine(share), 1e-3), bits * _cosine(share / self.hold)
+
+
+def _cosine(share: float) -> float:
+    """From 1 at 0 to 0 at 1 and after."""
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 @dataclass(eq=False)
@@ -113,6 +126,7 @@ class _State:
 
     epoch: int = 0
     beta: float = 0.0
+    strength: float = 0.0
     start_cost: float | None = None
     share: float = 0.0
     solved_at: float = 1e-9
@@ -139,11 +153,12 @@ class _State:
             return
         if self.start_cost is None:
             self.start_cost = max(cost, options.budget)
-            self.beta = self.beta or 0.01 / max(cost, 1.0)
+            self.strength = math.log(self.beta or 0.01 / max(cost, 1.0))
         self.share += share / options.epochs
         aim = self.start_cost * (_AIM * options.budget / self.start_cost) ** min(self.share / options.reach, 1.0)
-        change = _GAIN * share / options.epochs * math.log(max(cost, 1.0) / aim)
-        self.beta *= math.exp(max(min(change, 0.3), -0.3))
+        error = math.log(max(cost, 1.0) / aim)
+        self.strength += max(min(_GAIN * share / options.epochs * error, 0.3), -0.3)
+        self.beta = math.exp(self.strength + max(min(_LEAD * error, 1.5), -1.5))
 
 
 def _priced(module: nn.Module) -> bool:
@@ -192,6 +207,16 @@ def _refuse_collapse(module: nn.Module, epoch: int) -> None:
             what = "weights" if not bool((b > 0).any()) else "inputs"
             rule = f"all its {what} have lost their bits in epoch {epoch}"
             raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, raise the budget, or train longer")
+
+
+def _snap(module: nn.Module) -> None:
+    """Put trained weights in the middle of what rounds to the same: those that stay between two steps would change between
+    them to the end (Nagel et al., arXiv:2203.11086)."""
+    with torch.no_grad():
+        for _, layer in layers(module):
+            for values, q in ((layer.weight, layer.weight_quantizer), (layer.bias, layer.bias_quantizer)):
+                if values is not None and q is not None and q.format.trained:
+                    values.copy_(q(values))
 
 
 def _keep(work: Work, epoch: int, cost: float, score: float) -> None:

@@ -10,6 +10,7 @@ from .layout import fold_layout, merge_layout, sink_transposes
 from .maxima import maxima_first
 from .narrow import drop_unseen_bits, zero_unused_elements
 from .realise import realise_requantize
+from .round_by_bias import round_by_bias
 from .simplify import fold_affine, fold_constants, merge_equal, narrow_ranges, remove_dead
 
 __all__ = ["PASSES", "PIPELINES", "run"]
@@ -29,6 +30,7 @@ PASSES: dict[str, Pass] = {
     "remove-dead": remove_dead,
     "realise-requantize": realise_requantize,
     "maxima-first": maxima_first,
+    "round-by-bias": round_by_bias,
 }
 
 PIPELINES: dict[str, tuple[str, ...]] = {
@@ -49,7 +51,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "remove-dead",
     ),
     # What backends are given: requantize is gone, and what it left is simplified.
-    "hardware": ("realise-requantize", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
+    "hardware": ("realise-requantize", "round-by-bias", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
     # What engines in software run: as hardware, with pooling before rounding.
     "software": ("maxima-first", "remove-dead"),
 }

@@ -19,6 +19,9 @@ ALIGNMENT = 16
 """Floats: arrays start at multiples of it and the rows of padded matrices are multiples of it (AVX-512, a cache line)."""
 
 
+HEADERS = ("vectors.hpp", "quantizers.hpp", "losses.hpp")
+
+
 @dataclass
 class Buffer:
     """Named arrays one after the other in a flat array: ``{name: (offset, shape)}``."""
@@ -109,27 +112,25 @@ def plan(program: Program) -> Layout:
 def _described(name: str, q: Quantization | None, layout: Layout) -> dict[str, Any]:
     """The fields of a quantizer that the text of the step needs, of a tensor that has one or none."""
     parameters = layout.parameters
+    rows, columns = (1, *q.shape)[-2:] if q else (1, 1)
     return {
         "quantized": q is not None,
         "kind": "NONE" if q is None else "FREE" if q.kind == "free" else "CLIPPED",
         "mode": q.rounding if q else "TRN",
+        "overflow": q.overflow if q else "SAT",
         "signed": q.signed if q else True,
         "bits": (q.bits or 0) if q else 0,
         "fixed": q is not None and q.kind == "fixed",
         "f_trained": q is not None and q.fraction_trained,
         "i_trained": q is not None and q.integer_trained,
         "trained": q is not None and (q.fraction_trained or q.integer_trained),
+        "row": columns if rows > 1 else 0,
+        "column": 1 if columns > 1 else 0,
         "f": parameters.get(f"{name}.fraction"),
         "i": parameters.get(f"{name}.integer"),
         "lowest": layout.ranges.get(f"{name}.lowest"),
         "highest": layout.ranges.get(f"{name}.highest"),
     }
-
-
-def _strides(q: Quantization | None) -> dict[str, int]:
-    """Strides of the widths along outputs and inputs, 0 where shared."""
-    shape = (1, *q.shape)[-2:] if q else (1, 1)
-    return {"so": shape[1] if shape[0] > 1 else 0, "sj": 1 if shape[1] > 1 else 0}
 
 
 def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
@@ -140,7 +141,7 @@ def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
         q = program.output if last else program.layers[k].x
         n = program.layers[-1].outputs if last else program.layers[k].inputs
         found = _described("output" if last else f"{k}.input", q, layout)
-        found |= {"n": n, "p": padded(n), "shared": int(q is not None and q.shape[0] > 1)}
+        found |= {"n": n, "p": padded(n)}
         found |= {"relu": k > 0 and program.layers[k - 1].relu, "q": f"q{k}" if q else f"v{k}"}
         stages.append(found | {"widths": layout.constants.get(f"{k}.input.bits")})
     return stages
@@ -158,15 +159,15 @@ def _layers(program: Program, layout: Layout) -> list[dict[str, Any]]:
             "masked": layer.masked,
             "mask": layout.constants.get(f"{k}.mask"),
             "prices": layout.constants[f"{k}.prices"],
-            "w": _described(f"{k}.weight", layer.w, layout) | _strides(layer.w),
-            "b": _described(f"{k}.bias", layer.b, layout) | _strides(layer.b),
+            "w": _described(f"{k}.weight", layer.w, layout),
+            "b": _described(f"{k}.bias", layer.b, layout),
         }
         for k, layer in enumerate(program.layers)
     ]
 
 
 def emit(program: Program) -> Project:
-    """A C++ project, `step.cpp` with its kernels; its interface is in the text's `extern "C"` functions."""
+    """A C++ project, `step.cpp` with its headers; its interface is in the text's `extern "C"` functions."""
     layout = plan(program)
     stages = _stages(program, layout)
     folder = resources.files(templates).joinpath("train")
@@ -185,4 +186,5 @@ def emit(program: Program) -> Project:
         widest=max(s["p"] for s in stages),
         loss=program.loss.upper(),
     )
-    return Project({"step.cpp": text, "kernels.hpp": folder.joinpath("kernels.hpp.j2").read_text(encoding="utf-8")})
+    headers = {name: folder.joinpath(f"{name}.j2").read_text(encoding="utf-8") for name in HEADERS}
+    return Project({"step.cpp": text, **headers})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.errors import CompileError
-from ...ir.rounding import Rounding
+from ...ir.rounding import Overflow, Rounding
 
 __all__ = ["KINDS", "LOSSES", "Dense", "Program", "Quantization"]
 
@@ -26,12 +26,12 @@ MAX_BITS = 24
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a tensor is fake-quantized: q = 2**-F clip(round(v 2**F)), with real parameters rounded to whole F = fraction, I = integer.
+    """How a tensor is fake-quantized: q = 2**-F clip(round(v 2**F)), F and I being the parameters fraction and integer, rounded.
 
     `shape`: of fraction and integer, broadcast to the tensor: of weights (1, 1), (outputs, 1), (1, inputs) or (outputs, inputs);
     of biases and of data (1,) or (n,).
-    `kind`: "free", where nothing is clipped (data: the range that was seen is tracked), "clipped" to [-2**I or 0, 2**I - 2**-F],
-    or "fixed": constants of `bits` bits, F = bits - 1 - ceil(log2(max |v|)) of all or of each row.
+    `kind`: "free", where nothing is clipped (data: the range that was seen is tracked), "clipped" to [-2**I or 0, 2**I - 2**-F]
+    by the `overflow` mode, or "fixed": constants of `bits` bits, clipped, F = bits - 1 - ceil(log2(max |v|)) of all that share it.
     `trained`: whether fraction has a gradient, ln 2 * (v - q) dL/dq (HGQ, arXiv:2405.00645); `integer_trained` the same of
     integer: ln 2 * 2**I dL/dq where clipped. `bits` of clipped data: F = bits - signed - I instead of a parameter.
     """
@@ -43,6 +43,7 @@ class Quantization:
     integer_trained: bool = False
     signed: bool = True
     bits: int | None = None
+    overflow: str = "SAT"
 
     @property
     def has_fraction(self) -> bool:
@@ -58,19 +59,15 @@ class Quantization:
         if self.kind not in (KINDS if constant else KINDS[:2]):
             kinds = ", ".join(KINDS if constant else KINDS[:2])
             raise CompileError(where, f"the kind of its quantization must be one of {kinds}, not {self.kind!r}")
-        modes = [r.value for r in Rounding]
-        if self.rounding not in modes:
-            raise CompileError(where, f"rounding must be one of {', '.join(modes)}, not {self.rounding!r}")
+        for name, given, known in (("rounding", self.rounding, Rounding), ("overflow", self.overflow, Overflow)):
+            if given not in known.__members__:
+                raise CompileError(where, f"{name} must be one of {', '.join(known.__members__)}, not {given!r}")
         if len(self.shape) != len(size) or any(a not in (1, b) for a, b in zip(self.shape, size)):
             raise CompileError(where, f"the shape of its widths must broadcast to {size}, not be {self.shape}")
         needs = self.kind == "fixed" or (self.kind == "clipped" and not constant and self.bits is not None)
         if needs != (self.bits is not None) or (needs and not 1 <= (self.bits or 0) <= MAX_BITS):
             rule = f"bits from 1 to {MAX_BITS} belong to kind 'fixed' and to clipped data, not {self.bits!r} to {self.kind!r}"
             raise CompileError(where, rule)
-        if self.kind == "fixed" and len(size) == 2 and self.shape[1] != 1:
-            raise CompileError(where, f"fixed widths are of all weights or of each output, not of shape {self.shape}")
-        if self.kind == "fixed" and len(size) == 1 and self.shape != (1,):
-            raise CompileError(where, f"fixed widths of biases are the same for all, not of shape {self.shape}")
         if self.integer_trained and self.kind != "clipped":
             raise CompileError(where, f"integer bits are trained only where kind is 'clipped', not {self.kind!r}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...codegen.cpu.engine import FLAGS as ENGINE_FLAGS
 from ...codegen.cpu.engine import _machine as machine
 from ...codegen.project import Project
 from ...hw_targets import process
@@ -20,7 +21,8 @@ from .program import Program
 
 __all__ = ["FLAGS", "GROUPS", "Adam", "Record", "Schedule", "Step", "build"]
 
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast")  # fmt: skip
+FLAGS = (*ENGINE_FLAGS, "-fno-math-errno", "-ffp-contract=fast")
+"""A product may be fused with a sum (one rounding less); sums are never reordered."""
 GROUPS = ("weights", "biases", "widths")
 """Parameters that share an optimizer's options; widths are the trained fraction and integer bits."""
 WIDTH_LIMIT = 40.0
@@ -110,7 +112,9 @@ class _Data(ctypes.Structure):
 class Step:
     """A compiled training step with the state of one network; get one from `build`.
 
-    All dictionaries hold float32 views into flat buffers, to be read and written in place at any time between calls.
+    All dictionaries hold float32 views into flat buffers, to be read and written in place at any time between calls; fraction
+    and integer bits must stay within plus and minus 40. Values are float32: exact, and equal to integer arithmetic, where all
+    sums of a layer fit 24 bits. A Step is for one thread at a time; several of one program may run side by side.
 
     `parameters`: "0.weight", "0.bias", "0.input.fraction", "0.weight.fraction", "0.weight.integer", ..., "output.fraction".
     `gradients`: of the trained ones. `first`, `second`: Adam's moments; `counts`: its steps by group.
@@ -237,12 +241,16 @@ class Step:
         """(labels, targets), as far as the loss has them."""
         loss, outputs = self.program.loss, self.program.layers[-1].outputs
         if (soft is not None) != (loss == "distillation"):
-            raise CompileError("soft", "belongs to the loss 'distillation' and only to it", f"the loss here is {loss!r}")
+            raise CompileError(
+                "soft", "belongs to the loss 'distillation' and only to it", f"the loss here is {loss!r}"
+            )
         if loss not in ("cross_entropy", "distillation"):
             return None, _floats("y", y, (events, outputs))
         labels = np.asarray(y)
         if labels.shape != (events,) or labels.dtype.kind not in "iu":
-            raise CompileError("y", f"must be integer labels of shape ({events},), not {labels.dtype} of {labels.shape}")
+            raise CompileError(
+                "y", f"must be integer labels of shape ({events},), not {labels.dtype} of {labels.shape}"
+            )
         if events and (labels.min() < 0 or labels.max() >= outputs):
             raise CompileError("y", f"labels must be from 0 to {outputs - 1}, not {labels.min()} to {labels.max()}")
         targets = None if soft is None else _floats("soft", soft, (events, outputs))

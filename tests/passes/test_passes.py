@@ -201,3 +201,29 @@ def test_pipelines_keep_random_graphs(seed):
     h = run(g, PIPELINES["simplify"] + PIPELINES["hardware"])
     assert "requantize" not in ops(h)
     assert same(g, h)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("overflow", [Overflow.WRAP, Overflow.SAT])
+def test_rounding_to_nearest_moves_into_the_bias(relu, overflow):
+    b = Builder("g")
+    x = b.add(Input((4,), Fixed.of(-40, 40, np.array([-4, -3, 0, -2]))), name="x")
+    total = b.add(Add(), x, b.add(Constant(np.array([5, -3, 2, 0]), np.array([-4, -1, 0, -2])), name="c"), name="sum")
+    if relu:
+        total = b.add(Maximum(), total, b.add(Constant(np.array(0), 0), name="zero"), name="relu")
+    to = Fixed.of(0, 15, np.array([-2, -1, 0, 1])) if relu else Fixed.of(-8, 7, np.array([-2, -1, 0, 1]))
+    q = b.add(Quantize(to, Rounding.RND, overflow), total, name="q")
+    before = b.graph([Output("y", q)])
+    after = run(before, ("round-by-bias", "remove-dead"))
+    assert after.nodes[-1].op.rounding is Rounding.TRN
+    assert ops(after).count("add") == 1
+    same(before, after)
+
+
+def test_rounding_stays_where_the_sum_has_another_reader():
+    b = Builder("g")
+    x = b.add(Input((2,), Fixed(-40, 40, -4)), name="x")
+    total = b.add(Add(), x, b.add(Constant(np.array([5, -3]), -4), name="c"), name="sum")
+    q = b.add(Quantize(Fixed(-8, 7, -2), Rounding.RND, Overflow.SAT), total, name="q")
+    before = b.graph([Output("y", q), Output("z", total)])
+    assert run(before, ("round-by-bias",)).nodes[-1].op.rounding is Rounding.RND

@@ -1,0 +1,184 @@
+"""What trains is what is compiled: the outputs of quantized modules equal the compiled engine's, integer for integer."""
+
+import copy
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from optimize_modules import NETWORKS, OVERFLOWS, ROUNDINGS, network, random_spec
+from torch import nn
+
+import hwcompile as hc
+from hwcompile import optimize as opt
+from hwcompile.ir.rounding import Overflow, Rounding, overflowed, round_fraction
+
+
+def compiled(module, x):
+    design = hc.compile(module, example_inputs=x, backends=("cpu",))
+    found = design.predict(x.numpy())
+    return found if isinstance(found, np.ndarray) else next(iter(found.values()))
+
+
+def outputs(module, x):
+    with torch.no_grad():
+        return module(x).numpy()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_engine_computes_what_the_module_does(name, seed):
+    module, x = network(name, seed)
+    quantized = opt.quantize(module, random_spec(100 * seed + len(name)), x)
+    assert np.array_equal(compiled(quantized, x), outputs(quantized.eval(), x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", range(3, 40))
+def test_the_engine_computes_what_the_module_does_at_length(name, seed):
+    test_the_engine_computes_what_the_module_does(name, seed)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_training_forward_is_the_engine_after_training(name):
+    module, x = network(name, 7)
+    torch.manual_seed(0)
+    quantized = opt.quantize(module, opt.Spec(), x).train()
+    optimizer = torch.optim.Adam(quantized.parameters(), lr=0.02)
+    for _ in range(5):
+        loss = quantized(x).square().mean() + 1e-4 * sum(
+            q.fraction.square().sum() for _, q in opt.quantizers(quantized)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    opt.calibrate(quantized, x)
+    training = outputs(quantized.train(), x)
+    assert np.array_equal(training, outputs(quantized.eval(), x))
+    assert np.array_equal(training, compiled(quantized, x))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_every_mode_is_that_of_ap_fixed(rounding, overflow):
+    quantizer = opt.ActivationQuantizer(opt.fixed(4, rounding=rounding, overflow=overflow))
+    quantizer.calibrate(torch.tensor([[-2.0], [1.9]]))  # steps of 1/4, from -2 to 1.75
+    x = np.arange(-64, 64) / 16
+    found = outputs(quantizer.eval(), torch.tensor(x[:, None], dtype=torch.float32))[:, 0]
+    for v, q in zip(x, found, strict=True):
+        n = round_fraction(Fraction(float(v)) * 4, Rounding(rounding))
+        assert q * 4 == int(overflowed(np.array(n), -8, 7, Overflow(overflow)))
+
+
+def test_gradients_of_widths_and_ranges():
+    x = torch.tensor([[0.3], [0.8], [5.0], [6.0], [-7.0]])
+    clipped = opt.ActivationQuantizer(opt.learned(4, per="tensor", range="learned"))
+    clipped.calibrate(torch.tensor([[-1.0], [1.0]]))
+    with torch.no_grad():
+        clipped.integer.fill_(0)
+        clipped.fraction.fill_(2)
+    x.requires_grad_()
+    clipped(x).sum().backward()
+    ln2 = float(np.log(2))
+    assert x.grad.flatten().tolist() == [1, 1, 0, 0, 0]
+    assert float(clipped.fraction.grad) == pytest.approx(ln2 * (0.05 + 0.05), rel=1e-5)
+    assert float(clipped.integer.grad) == pytest.approx(ln2 * (1 + 1 - 1))
+    weight = nn.Parameter(torch.tensor([[0.3, -0.6]]))
+    free = opt.WeightQuantizer(opt.learned(3), weight)
+    with torch.no_grad():
+        free.fraction.copy_(torch.tensor([[1.0, 0.0]]))
+    (free(weight) * torch.tensor([[2.0, 1.0]])).sum().backward()
+    assert weight.grad.tolist() == [[2, 1]]
+    assert free.fraction.grad.flatten().tolist() == pytest.approx([ln2 * 2 * (0.3 - 0.5), ln2 * (-0.6 + 1)])
+
+
+def test_a_width_of_no_bits_prunes():
+    module, x = network("dense", 0)
+    quantized = opt.quantize(module, opt.Spec(), x)
+    with torch.no_grad():
+        quantized[0].weight_quantizer.fraction[3] = -20
+        quantized[2].input_quantizer.fraction[5] = -20
+    assert not quantized[0].used_weight()[3].any()
+    quantized.eval()
+    assert np.array_equal(compiled(quantized, x), outputs(quantized, x))
+
+
+def test_layers_take_formats_of_their_own():
+    module, x = network("dense", 0)
+    spec = opt.Spec(layers={"2": opt.Spec.uniform(3, 5)})
+    quantized = opt.quantize(module, spec, x)
+    assert quantized[2].weight_quantizer.format == opt.fixed(3)
+    assert quantized[0].weight_quantizer.format.trained
+    assert len(np.unique(outputs(quantized[2].weight_quantizer, module[2].weight))) <= 8
+
+
+def test_the_module_given_stays_as_it_was_and_the_copy_copies():
+    module, x = network("residual", 0)
+    before = outputs(module, x)
+    quantized = opt.quantize(module, opt.Spec(), x)
+    assert np.array_equal(outputs(module, x), before)
+    for other in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
+        assert np.array_equal(outputs(other.eval(), x), outputs(quantized.eval(), x))
+    assert np.abs(outputs(quantized, x) - before).max() < 0.2
+
+
+class Twisted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.layer.weight)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) if float(x.sum()) > 0 else self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "says"),
+    [
+        (nn.Sequential(nn.LSTM(6, 2)), {}, "a LSTM cannot be quantized in training; use dense and convolution layers"),
+        (nn.ReLU(), {}, "has no layer with weights"),
+        (Twisted(), {}, "layer: is not called as a layer when the module runs"),
+        (Branching(), {}, "needs a forward that torch.fx can trace"),
+        (nn.Linear(6, 2), {"spec": opt.Spec(layers={"fc": opt.Spec()})}, "no layer is called 'fc'"),
+        (nn.Linear(6, 2), {"data": None}, "a batch of inputs is needed"),
+        (nn.Linear(6, 2), {"data": torch.full((4, 6), torch.nan)}, "not finite"),
+        (nn.Linear(6, 2), {"data": torch.zeros(6)}, r"must be \[events, ...\]"),
+        (nn.Linear(6, 2), {"data": torch.zeros(4, 5)}, "does not take this data"),
+    ],
+)
+def test_refusals(module, options, says):
+    with pytest.raises(hc.CompileError, match=says):
+        opt.quantize(module, **{"data": torch.ones(4, 6), **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: opt.fixed(0), "bits must be a whole number from 1 to 24, not 0"),
+        (lambda: opt.learned(30), "from 1 to 24, not 30"),
+        (lambda: opt.learned(per="row"), "per must be one of tensor, channel, element, not 'row'"),
+        (lambda: opt.fixed(4, rounding="NEAREST"), "rounding must be one of TRN,"),
+        (lambda: opt.learned(overflow="SAT"), "a tracked range clips nothing"),
+        (lambda: opt.ActivationQuantizer(opt.learned()), "needs the shape of an event"),
+        (lambda: opt.WeightQuantizer(opt.fixed(4, per="element"), torch.ones(2, 2)), "per tensor or channel"),
+    ],
+)
+def test_formats_are_checked(make, says):
+    with pytest.raises(hc.CompileError, match=says):
+        make()
+
+
+def test_a_quantizer_needs_calibration():
+    quantizer = opt.ActivationQuantizer(opt.learned(per="tensor")).eval()
+    with pytest.raises(hc.CompileError, match="has seen no data"):
+        quantizer(torch.ones(2, 3))
