@@ -26,7 +26,7 @@ from hwcompile.optimize.pruning_trained import Constrain, TrainMasks
 from hwcompile.optimize.shrink import Shrink
 
 SPEC = Spec.uniform(6, 8)
-EPOCHS, AFTER, BATCH, LR = 8, 3, 1024, 3e-3
+EPOCHS, AFTER, BATCH, LR = 8, 2, 1024, 3e-3
 """Epochs of pruning and recovery, and of training after quantization."""
 
 
@@ -49,17 +49,13 @@ def task(path: str) -> Task:
 def methods(amount: float) -> dict[str, list[Pass]]:
     """The passes of each method up to quantization; every one trains as many epochs."""
     train = Train(EPOCHS, BATCH, LR)
-    along = {
-        score: Train(EPOCHS, BATCH, LR, during=(Gradual(Prune(amount, score)),)) for score in ("magnitude", "taylor")
-    }
+    along = Train(EPOCHS, BATCH, LR, during=(Gradual(Prune(amount), end=0.5),))
     found: dict[str, list[Pass]] = {
         "random, at once": [Prune(amount, "random"), train],
-        "magnitude, at once, per layer": [Prune(amount, scope="layer"), train],
         "magnitude, at once": [Prune(amount), train],
         "activation (Wanda), at once": [Prune(amount, "activation", scope="output"), train],
         "taylor, at once": [Prune(amount, "taylor"), train],
-        "magnitude, gradual": [along["magnitude"]],
-        "taylor, gradual": [along["taylor"]],
+        "magnitude, gradual": [Prune(0.0), along],
         "PDP": [TrainMasks("pdp", amount, train)],
         "DST": [TrainMasks("dst", amount, train)],
         "AutoSparse": [TrainMasks("autosparse", amount, train)],

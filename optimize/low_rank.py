@@ -242,9 +242,10 @@ class LowRank:
     """Replace layers by chains of lower rank; a layer that does not gain stays.
 
     One of `energy` (the smallest rank that holds this share of the squares of the weights), `rank`, and `lut` (the largest
-    rank whose chain costs at most this share of the layer's LUTs by the compiler's solver, at the formats of `spec`, or those that
-    the layer has); with both `lut` and `energy` the rank must hold this energy too. `method`: one of `METHODS`; layers that it does
-    not fit stay, and are refused where they are named in `layers`. `parts`: factors of a dense layer's shape in a tensor train. A quantized layer's chain has its formats, with ranges from the task's data.
+    rank whose chain costs at most this share of the layer's LUTs by the compiler's solver, at the formats of `spec`, or those
+    that the layer has); with both `lut` and `energy` the rank must hold this energy too. `method`: one of `METHODS`; layers that
+    it does not fit stay, and are refused where they are named in `layers`. `parts`: factors of a dense layer's shape in a tensor
+    train. A quantized layer's chain has its formats, with ranges from the task's data; masks are not handed on.
 
     `work.say` gets a line for each rank that was considered. Raises `CompileError` for values out of range and unknown names.
     """

@@ -24,7 +24,7 @@ from .layers import Affine, Weighted, prepare
 from .modules import FUNCTIONS, Product, traced
 from .pipeline import Work
 from .pruning import SCORES, kept_of, scores
-from .quantize import QuantizedFunction
+from .quantize import QuantizedFunction, SoftmaxTables
 from .quantizers import ActivationQuantizer, Quantizer
 
 __all__ = ["Shrink"]
@@ -262,6 +262,8 @@ class _Labels(fx.Interpreter):
             return data[0]
         if isinstance(m, nn.Softmax):
             return self._softmax(data[0], -1 if m.dim is None else m.dim)
+        if isinstance(m, SoftmaxTables):
+            return self._softmax(data[0], m.axis)
         if isinstance(m, Product):
             return self._product(*data)
         kind = type(m).__name__

@@ -183,10 +183,12 @@ SPECS = {
 }
 
 
-SLOW = [pytest.param("residual", spec, marks=pytest.mark.slow) for spec in ("elements", "channels")]
+SLOW = [pytest.param("residual", spec, marks=pytest.mark.slow) for spec in SPECS]
 
 
-@pytest.mark.parametrize("name, spec", [("chain", "elements"), ("joined", "channels"), ("residual", "fixed"), *SLOW])
+@pytest.mark.parametrize(
+    "name, spec", [("chain", "elements"), ("attention", "fixed"), ("attention", "elements"), *SLOW]
+)
 def test_quantizers_are_cut_too_and_the_design_is_exact(name, spec):
     """Shrink after quantization, with masks, then train: still exact; shrink before it: exact."""
     net, task = made(name)
