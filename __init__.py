@@ -7,6 +7,8 @@ design.verify(x)              # every engine equal to the reference, bit for bit
 design.report                 # LUT, FF, DSP, latency, Fmax
 design.predict(x)             # the emulation, at the machine's speed
 design.write("build/model")   # Verilog, HLS C++, engine, report
+
+Training (PyTorch) is in `hc.optimize`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .ir.errors import CompileError
 
 if TYPE_CHECKING:
+    from . import optimize
     from .design import Design
     from .driver import compile, load, open_design
     from .frontends.expressions import expression
@@ -32,6 +35,7 @@ __all__ = [
     "load",
     "load_target",
     "open_design",
+    "optimize",
     "quantize",
     "take",
     "targets",
@@ -56,6 +60,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Public names are imported on first use, so that ``import hwcompile`` stays fast."""
+    if name == "optimize":
+        from importlib import import_module
+
+        return import_module(".optimize", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'hwcompile' has no attribute '{name}'")
     from importlib import import_module

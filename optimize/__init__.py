@@ -1,5 +1,12 @@
 """Finds the network worth building: quantization-aware training, pruning, distillation and more, in PyTorch."""
 
+from ..ir.errors import CompileError
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError:
+    raise CompileError("optimize", "needs PyTorch, which is not installed", "pip install 'hwcompile[torch]'") from None
+
 from .distill import Distill, Features, MeanTeacher, ReconstructionError
 from .formats import Format, Spec, fixed, learned
 from .layers import layers, prepare, quantizers

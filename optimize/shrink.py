@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,19 +61,9 @@ _MOVING = (
     "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "unflatten",
 )  # fmt: skip
 _SUMS = (
-    operator.add,
-    torch.add,
-    operator.sub,
-    torch.sub,
-    operator.mul,
-    torch.mul,
-    operator.truediv,
-    torch.div,
-    "add",
-    "sub",
-    "mul",
+    operator.add, torch.add, operator.sub, torch.sub, operator.mul, torch.mul, operator.truediv, torch.div, "add", "sub", "mul",
     "div",
-)
+)  # fmt: skip
 _PRODUCTS = (torch.matmul, operator.matmul, "matmul")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -452,31 +443,26 @@ class Shrink:
         parts: dict[str, list[list[int]]] = {}
         for root, g in free.items():
             parts.setdefault("" if self.scope == "global" else channels.owner[root], []).append(g)
-        left: dict[str, int] = {}
-        for owner in channels.owner:
-            left[owner] = left.get(owner, 0) + 1
+        left = Counter(channels.owner)
         return [k for where, part in parts.items() for k in self._worst(part, worth, channels.owner, left, where)]
 
     def _worst(
-        self, groups: list[list[int]], worth: Tensor, owner: list[str], left: dict[str, int], where: str
+        self, groups: list[list[int]], worth: Tensor, owner: list[str], left: Counter[str], where: str
     ) -> list[int]:
+        """The labels of the worst groups, as many as the amount says; `left` counts the channels that each layer still has."""
         found, total = list[int](), sum(map(len, groups))
         wanted = round(self.amount * total)
         for g in sorted(groups, key=lambda g: float(worth[g].mean())):
-            lost: dict[str, int] = {}
-            for k in g:
-                lost[owner[k]] = lost.get(owner[k], 0) + 1
+            lost = Counter(owner[k] for k in g)
             if any(left[name] <= n for name, n in lost.items()):
                 continue
             if len(found) + len(g) / 2 > wanted:
                 return found
-            for name, n in lost.items():
-                left[name] -= n
+            left.subtract(lost)
             found += g
         if len(found) + max(map(len, groups), default=0) / 2 < wanted:
-            rule = (
-                f"an amount of {self.amount:g} cannot be reached: {len(found) / total:.4g} leaves every layer a channel"
-            )
+            most = len(found) / total
+            rule = f"an amount of {self.amount:g} cannot be reached: {most:.4g} leaves every layer a channel"
             raise CompileError(f"Shrink, layer {where}" if where else "Shrink", rule, "lower the amount")
         return found
 
@@ -488,9 +474,8 @@ class Shrink:
             raise CompileError("Shrink layers", rule, f"layers: {', '.join(known)}")
         own = [root for root, g in groups.items() if any(channels.owner[k] == name for k in g)]
         if own and all(root in reasons for root in own):
-            raise CompileError(
-                f"Shrink, layer {name}", f"its channels must stay, since {reasons[own[0]]}", "leave it out"
-            )
+            rule = f"its channels must stay, since {reasons[own[0]]}"
+            raise CompileError(f"Shrink, layer {name}", rule, "leave it out")
 
 
 def _cut_all(labels: _Labels, gone: Tensor) -> None:
