@@ -155,8 +155,7 @@ class _Labels(fx.Interpreter):
         return args[0]
 
     def _hold(self, given: Any, why: str) -> None:
-        for t in _tensors(given):
-            self.channels.hold(_ints(t), why)
+        self.channels.hold([k for t in _tensors(given) for k in _ints(t)], why)
 
     # ---- functions ----
 
@@ -187,7 +186,7 @@ class _Labels(fx.Interpreter):
 
     def _sum(self, data: list[Tensor]) -> Tensor:
         """Element by element: what meets is tied."""
-        if len(data) == 1:
+        if len(data) < 2:
             return data[0]
         a, b = torch.broadcast_tensors(*data)
         for pair in torch.stack([a, b]).reshape(2, -1).unique(dim=1).T.tolist():

@@ -1,0 +1,109 @@
+"""Trains the jet network with HGQ2 and costs it with alkaid: peers_hgq.py DATA.npz SEED CPU_SECONDS FOLDER; needs .venv-peers.
+
+One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, at most twelve
+are costed. Prints a JSON list of {cpu_s, validation, test, ebops, alkaid, file}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from jets import BATCH, LAYERS, jets  # noqa: E402
+
+BETA = (3e-7, 1e-4)
+KEPT = 12
+
+
+def model() -> Any:
+    """16-64-32-32-5 with trained widths of every weight and activation."""
+    import keras
+    from hgq.config import LayerConfigScope, QuantizerConfigScope
+    from hgq.layers import QDense
+
+    with (
+        QuantizerConfigScope(place="all", default_q_type="kbi", overflow_mode="SAT_SYM", round_mode="RND"),
+        QuantizerConfigScope(place="datalane", default_q_type="kif", overflow_mode="WRAP", round_mode="RND"),
+        LayerConfigScope(enable_ebops=True, beta0=BETA[0]),
+    ):
+        hidden = [QDense(n, activation="relu") for n in LAYERS[1:-1]]
+        return keras.Sequential([keras.Input((LAYERS[0],)), *hidden, QDense(LAYERS[-1])])
+
+
+def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, list[tuple[float, float, list[np.ndarray]]]]:
+    """(model, [(validation accuracy, EBOPs, weights)] of the frontier), in that much CPU time."""
+    import keras
+    from hgq.utils.sugar import BetaScheduler, FreeEBOPs
+
+    keras.utils.set_random_seed(seed)
+    net = model()
+    net.compile(
+        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"], steps_per_execution=49
+    )  # fmt: skip
+    free = FreeEBOPs()
+    started, total, epoch = time.process_time(), 40, 0
+    kept: list[tuple[float, float, list[np.ndarray]]] = []
+    while epoch < total:
+        share = epoch / total
+        net.optimizer.learning_rate.assign(max(3e-3 * 0.5 * (1 + np.cos(np.pi * share)), 1e-5))
+        rising = BetaScheduler(lambda _, s=share: BETA[0] * (BETA[1] / BETA[0]) ** s)
+        seen = net.fit(data["x"], data["y"], batch_size=BATCH, epochs=1, verbose=0, callbacks=[rising, free])
+        score = float((net(data["x_validation"]).numpy().argmax(1) == data["y_validation"]).mean())
+        ebops = float(seen.history["ebops"][0])
+        if not any(a >= score and e <= ebops for a, e, _ in kept):
+            kept = [k for k in kept if not (k[0] <= score and k[1] >= ebops)]
+            kept.append((score, ebops, net.get_weights()))
+        epoch += 1
+        if epoch == 5:  # the length of the run, now that the speed is known
+            begun = time.process_time()
+        if epoch == 15:
+            each = (time.process_time() - begun) / 10
+            total = max(int(epoch + (cpu_s - (time.process_time() - started)) / each), 16)
+    return net, sorted(kept, key=lambda k: k[1])
+
+
+def costed(net: Any, data: dict[str, np.ndarray], file: Path) -> dict[str, Any]:
+    """The network's accuracies and its cost, with ranges of the training data."""
+    from alkaid.converter import trace_model
+    from alkaid.trace import trace
+    from hgq.utils import trace_minmax
+
+    trace_minmax(net, data["x"], batch_size=20000, verbose=False)
+    program = trace(*trace_model(net))
+    net.save(file)
+
+    def accuracy(x: np.ndarray, y: np.ndarray) -> float:
+        return float((net.predict(x, batch_size=10000, verbose=0).argmax(1) == y).mean())
+
+    return {
+        "validation": accuracy(data["x_validation"], data["y_validation"]),
+        "test": accuracy(data["x_test"], data["y_test"]),
+        "ebops": float(sum(float(layer.ebops) for layer in net.layers if hasattr(layer, "ebops"))),
+        "alkaid": float(program.cost),
+        "file": str(file),
+    }
+
+
+def main(path: str, seed: int, cpu_s: float, folder: str) -> None:
+    data = jets(path)
+    started = time.process_time()
+    net, kept = train(data, seed, cpu_s)
+    spent = time.process_time() - started
+    found = []
+    for k in np.unique(np.linspace(0, len(kept) - 1, KEPT).astype(int)):
+        net.set_weights(kept[k][2])
+        found.append({"cpu_s": spent, **costed(net, data, Path(folder) / f"hgq2_{seed}_{cpu_s:g}_{k}.keras")})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
