@@ -20,5 +20,9 @@ def jets(path: str) -> dict[str, np.ndarray]:
     if len(x) < TRAINING + VALIDATION + 1:
         sys.exit(f"{path}: needs more than {TRAINING + VALIDATION} events, not {len(x)}")
     x = ((x - x[:TRAINING].mean(0)) / x[:TRAINING].std(0)).astype(np.float32)
-    parts = {"": slice(0, TRAINING), "_validation": slice(TRAINING, TRAINING + VALIDATION), "_test": slice(TRAINING + VALIDATION, None)}
+    parts = {
+        "": slice(0, TRAINING),
+        "_validation": slice(TRAINING, TRAINING + VALIDATION),
+        "_test": slice(TRAINING + VALIDATION, None),
+    }
     return {f"{name}{part}": values[s] for part, s in parts.items() for name, values in (("x", x), ("y", y))}

@@ -39,35 +39,49 @@ def model() -> Any:
         return keras.Sequential([keras.Input((LAYERS[0],)), *hidden, QDense(LAYERS[-1])])
 
 
-def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, list[tuple[float, float, list[np.ndarray]]]]:
+def train(
+    data: dict[str, np.ndarray], seed: int, cpu_s: float
+) -> tuple[Any, list[tuple[float, float, list[np.ndarray]]]]:
     """(model, [(validation accuracy, EBOPs, weights)] of the frontier), in that much CPU time."""
     import keras
-    from hgq.utils.sugar import BetaScheduler, FreeEBOPs
+    from hgq.utils.sugar import FreeEBOPs
 
     keras.utils.set_random_seed(seed)
+    started = time.process_time()
     net = model()
     net.compile(
-        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"], steps_per_execution=49
+        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=49
     )  # fmt: skip
-    free = FreeEBOPs()
-    started, total, epoch = time.process_time(), 40, 0
     kept: list[tuple[float, float, list[np.ndarray]]] = []
-    while epoch < total:
+    betas = [layer._beta for layer in net.layers if getattr(layer, "_beta", None) is not None]
+    total = 1000
+
+    def begin(epoch: int, logs: Any) -> None:
         share = epoch / total
         net.optimizer.learning_rate.assign(max(3e-3 * 0.5 * (1 + np.cos(np.pi * share)), 1e-5))
-        rising = BetaScheduler(lambda _, s=share: BETA[0] * (BETA[1] / BETA[0]) ** s)
-        seen = net.fit(data["x"], data["y"], batch_size=BATCH, epochs=1, verbose=0, callbacks=[rising, free])
-        score = float((net(data["x_validation"]).numpy().argmax(1) == data["y_validation"]).mean())
-        ebops = float(seen.history["ebops"][0])
+        for beta in betas:
+            beta.assign(BETA[0] * (BETA[1] / BETA[0]) ** share)
+
+    def end(epoch: int, logs: Any) -> None:
+        score = float(
+            (net.predict(data["x_validation"], batch_size=15000, verbose=0).argmax(1) == data["y_validation"]).mean()
+        )
+        ebops = float(logs["ebops"])
         if not any(a >= score and e <= ebops for a, e, _ in kept):
-            kept = [k for k in kept if not (k[0] <= score and k[1] >= ebops)]
+            kept[:] = [k for k in kept if not (k[0] <= score and k[1] >= ebops)]
             kept.append((score, ebops, net.get_weights()))
-        epoch += 1
-        if epoch == 5:  # the length of the run, now that the speed is known
-            begun = time.process_time()
-        if epoch == 15:
-            each = (time.process_time() - begun) / 10
-            total = max(int(epoch + (cpu_s - (time.process_time() - started)) / each), 16)
+
+    def fit(first: int, last: int) -> None:
+        each = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
+        net.fit(
+            data["x"], data["y"], batch_size=BATCH, initial_epoch=first, epochs=last, verbose=0, callbacks=[FreeEBOPs(), each]
+        )  # fmt: skip
+
+    fit(0, 3)
+    begun = time.process_time()
+    fit(3, 8)
+    total = max(int(8 + (cpu_s - (time.process_time() - started)) * 5 / (time.process_time() - begun)), 9)
+    fit(8, total)
     return net, sorted(kept, key=lambda k: k[1])
 
 
@@ -85,6 +99,7 @@ def costed(net: Any, data: dict[str, np.ndarray], file: Path) -> dict[str, Any]:
         return float((net.predict(x, batch_size=10000, verbose=0).argmax(1) == y).mean())
 
     return {
+        "method": "HGQ2 + alkaid",
         "validation": accuracy(data["x_validation"], data["y_validation"]),
         "test": accuracy(data["x_test"], data["y_test"]),
         "ebops": float(sum(float(layer.ebops) for layer in net.layers if hasattr(layer, "ebops"))),
@@ -98,6 +113,7 @@ def main(path: str, seed: int, cpu_s: float, folder: str) -> None:
     started = time.process_time()
     net, kept = train(data, seed, cpu_s)
     spent = time.process_time() - started
+    print(len(kept), "networks kept in", round(spent), "s", file=sys.stderr)
     found = []
     for k in np.unique(np.linspace(0, len(kept) - 1, KEPT).astype(int)):
         net.set_weights(kept[k][2])

@@ -1,6 +1,6 @@
 """Pruning methods side by side on a jet tagger: accuracy, weights and LUTs at the same sparsity, as a Markdown table.
 
-    python benchmarks/pruning.py jets.npz            # X [events, 16] and y [events]; three seeds, under ten minutes of one core
+    python benchmarks/pruning.py jets.npz            # X [events, 16] and y [events]; three seeds, about a quarter of an hour
 
 Each method starts from the same float network (16-64-32-32-5), prunes, recovers, is quantized (6-bit weights, 8-bit data), and
 trains once more; all have as many epochs. LUTs are adder bits by the compiler's solver. Accuracy is that of the quantized
@@ -55,7 +55,7 @@ def methods(amount: float) -> dict[str, list[Pass]]:
         "magnitude, at once": [Prune(amount), train],
         "activation (Wanda), at once": [Prune(amount, "activation", scope="output"), train],
         "taylor, at once": [Prune(amount, "taylor"), train],
-        "magnitude, gradual": [Prune(0.0), along],
+        "magnitude, gradual": [along],
         "PDP": [TrainMasks("pdp", amount, train)],
         "DST": [TrainMasks("dst", amount, train)],
         "AutoSparse": [TrainMasks("autosparse", amount, train)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .native import Adam, Dense, Program, Quantization, Schedule, Step, build
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT, ActivationQuantizer, WeightQuantizer
 
-__all__ = ["NativeEngine", "chain", "program_of"]
+__all__ = ["NativeEngine", "NoProgram", "chain", "program_of", "shared"]
 
 _RELU = (torch.relu, functional.relu, "relu")
 _PASSED = (nn.Identity, nn.Flatten)
@@ -27,47 +28,49 @@ _CHUNKS = 20
 """How often an epoch stops for the strength of the resource term to be set."""
 
 
-class _No(Exception):
+class NoProgram(Exception):
     """Why there is no generated step."""
 
 
 def chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
-    """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `_No` otherwise."""
+    """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
     try:
         graph = traced(module, "a generated training step")
     except CompileError as e:
-        raise _No(e.rule) from None
+        raise NoProgram(e.rule) from None
     parts, found = dict(graph.named_modules()), list[tuple[WeightedLinear, bool]]()
     inputs = 0
     for node in graph.graph.nodes:
         part = parts.get(str(node.target)) if node.op == "call_module" else None
         inputs += node.op == "placeholder"
         if len(node.users) > 1 or inputs > 1:
-            raise _No("its layers are not a chain")
+            raise NoProgram("its layers are not a chain")
         if isinstance(part, WeightedLinear):
             if any(part is layer for layer, _ in found):
-                raise _No("a layer is used twice")
+                raise NoProgram("a layer is used twice")
             found.append((part, False))
         elif isinstance(part, nn.ReLU) or (node.op in ("call_function", "call_method") and node.target in _RELU):
             if not found or found[-1][1]:
-                raise _No("a ReLU does not follow a dense layer")
+                raise NoProgram("a ReLU does not follow a dense layer")
             found[-1] = (found[-1][0], True)
         elif node.op not in ("placeholder", "output") and not isinstance(part, _PASSED):
-            raise _No(f"{type(part).__name__ if part is not None else node.target} is not a dense layer or a ReLU")
+            raise NoProgram(
+                f"{type(part).__name__ if part is not None else node.target} is not a dense layer or a ReLU"
+            )
     if not found:
-        raise _No("it has no dense layer")
+        raise NoProgram("it has no dense layer")
     return found
 
 
-def _constant(q: WeightQuantizer | None, what: str) -> Quantization | None:
+def _constant(q: WeightQuantizer | None) -> Quantization | None:
     if q is None:
         return None
     given = q.format
     if given.trained:
         return Quantization("free", tuple(q.fraction.shape), given.rounding)
-    if given.overflow != "SAT" or (q.fraction.ndim == 1 and q.fraction.numel() > 1):
-        raise _No(f"{what} with a width per channel, or that wrap around")
-    return Quantization("fixed", tuple(q.fraction.shape), given.rounding, trained=False, bits=given.bits)
+    return Quantization(
+        "fixed", tuple(q.fraction.shape), given.rounding, trained=False, bits=given.bits, overflow=given.overflow
+    )
 
 
 def _data(q: ActivationQuantizer | None) -> Quantization | None:
@@ -75,11 +78,9 @@ def _data(q: ActivationQuantizer | None) -> Quantization | None:
         return None
     given, shape = q.format, tuple(q.fraction.shape)
     if len(shape) != 1:
-        raise _No("its data have more than one axis")
+        raise NoProgram("its data have more than one axis")
     if given.range == "tracked":
         return Quantization("free", shape, given.rounding, trained=given.trained)
-    if given.overflow != "SAT":
-        raise _No(f"activations overflow by {given.overflow}")
     follows = given.range == "learned" and not given.trained
     return Quantization(
         "clipped",
@@ -89,25 +90,26 @@ def _data(q: ActivationQuantizer | None) -> Quantization | None:
         integer_trained=given.range == "learned",
         signed=bool(q.signed),
         bits=given.bits if follows else None,
+        overflow=given.overflow,
     )
 
 
 def program_of(module: nn.Module, loss: str) -> tuple[Program, list[WeightedLinear]]:
-    """The program of a chain of dense layers, and these layers; raises `_No` where there is none."""
+    """The program of a chain of dense layers, and these layers; raises `NoProgram` where there is none."""
     found = chain(module)
     dense = []
     for layer, relu in found:
         if layer.mask is not None and not isinstance(layer.mask, Mask):
-            raise _No("a mask is trained")
+            raise NoProgram("a mask is trained")
         if (layer.input_quantizer is None) != (layer.weight_quantizer is None):
-            raise _No("a layer is quantized in part")
+            raise NoProgram("a layer is quantized in part")
         dense.append(
             Dense(
                 layer.in_features,
                 layer.out_features,
                 _data(layer.input_quantizer),
-                _constant(layer.weight_quantizer, "weights"),
-                _constant(layer.bias_quantizer, "biases"),
+                _constant(layer.weight_quantizer),
+                _constant(layer.bias_quantizer),
                 relu,
                 layer.mask is not None,
                 layer.bias is not None,
@@ -116,24 +118,42 @@ def program_of(module: nn.Module, loss: str) -> tuple[Program, list[WeightedLine
     try:
         return Program(tuple(dense), loss), [layer for layer, _ in found]
     except CompileError as e:
-        raise _No(e.rule) from None
+        raise NoProgram(e.rule) from None
 
 
 def _plan(work: Work) -> tuple[Program, list[WeightedLinear]]:
     task = work.task
     if task.x is None or task.x.ndim != 2:
-        raise _No("the data do not lie in memory as [events, features]")
+        raise NoProgram("the data do not lie in memory as [events, features]")
     if task.kind not in _LOSSES:
-        raise _No("the loss is a function of its own")
+        raise NoProgram("the loss is a function of its own")
     labels = task.kind == "cross_entropy" and not task.y.is_floating_point()
     loss = _LOSSES[task.kind] if labels or task.kind != "cross_entropy" else "soft_cross_entropy"
     if work.guides:
         if len(work.guides) > 1 or not isinstance(work.guides[0], OutputGuide) or not labels:
-            raise _No("only the distillation of classes is generated")
+            raise NoProgram("only the distillation of classes is generated")
         loss = "distillation"
     if any(not p.requires_grad for p in work.module.parameters()):
-        raise _No("some parameters are frozen")
+        raise NoProgram("some parameters are frozen")
     return program_of(work.module, loss)
+
+
+def shared(layers: list[WeightedLinear]) -> Iterator[tuple[str, Tensor]]:
+    """(name in the step, tensor of the module) of everything that both hold."""
+    for k, layer in enumerate(layers):
+        yield f"{k}.weight", layer.weight
+        if layer.bias is not None:
+            yield f"{k}.bias", layer.bias
+        parts = (("weight", layer.weight_quantizer), ("bias", layer.bias_quantizer), ("input", layer.input_quantizer))
+        for part, q in parts:
+            if q is not None:
+                yield f"{k}.{part}.fraction", q.fraction
+            if isinstance(q, ActivationQuantizer):
+                yield f"{k}.{part}.integer", q.integer
+                yield f"{k}.{part}.lowest", q.lowest
+                yield f"{k}.{part}.highest", q.highest
+        if isinstance(layer.mask, Mask):
+            yield f"{k}.mask", layer.mask.keep
 
 
 class NativeEngine:
@@ -142,7 +162,7 @@ class NativeEngine:
     def __init__(self, options: Any, work: Work, program: Program, layers: list[WeightedLinear]) -> None:
         self.options, self.module, self.layers = options, work.module, layers
         self.step: Step = build(program)
-        self.data = dict(self._shared())
+        self.data = dict(shared(layers))
         for name, tensor in self.data.items():
             self._bind(name, tensor)
         self.adam = Adam(decay=options.weight_decay, lowest=-FRACTION_LIMIT, highest=FRACTION_LIMIT)
@@ -163,33 +183,13 @@ class NativeEngine:
             return "there is no C++ compiler"
         try:
             return NativeEngine(options, work, *_plan(work))
-        except _No as e:
+        except NoProgram as e:
             return str(e)
 
     def _targets(self, y: Tensor) -> np.ndarray:
         if y.is_floating_point():
             return np.ascontiguousarray(y.reshape(len(y), -1).numpy(), np.float32)
         return np.ascontiguousarray(y.numpy(), np.int32)
-
-    def _shared(self) -> Any:
-        """(name in the step, tensor of the module) of everything that both hold."""
-        for k, layer in enumerate(self.layers):
-            yield f"{k}.weight", layer.weight
-            if layer.bias is not None:
-                yield f"{k}.bias", layer.bias
-            for part, q in (
-                ("weight", layer.weight_quantizer),
-                ("bias", layer.bias_quantizer),
-                ("input", layer.input_quantizer),
-            ):
-                if q is not None:
-                    yield f"{k}.{part}.fraction", q.fraction
-                if isinstance(q, ActivationQuantizer):
-                    yield f"{k}.{part}.integer", q.integer
-                    yield f"{k}.{part}.lowest", q.lowest
-                    yield f"{k}.{part}.highest", q.highest
-            if isinstance(layer.mask, Mask):
-                yield f"{k}.mask", layer.mask.keep
 
     def _bind(self, name: str, tensor: Tensor) -> None:
         for arrays in (self.step.parameters, self.step.ranges, self.step.constants):
@@ -203,10 +203,8 @@ class NativeEngine:
         order = torch.randperm(work.task.events, generator=work.generator(state.epoch)).numpy()
         batch = min(options.batch, len(order))
         steps = -(-len(order) // batch)
-        for k, layer in enumerate(self.layers):
-            del layer
-            price = state.price_of(k)
-            self.step.constants[f"{k}.prices"][:] = price
+        for k in range(len(self.layers)):
+            self.step.constants[f"{k}.prices"][:] = state.price_of(k)
         size = max(steps // _CHUNKS, 1)
         total = 0.0
         for first in range(0, steps, size):

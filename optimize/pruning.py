@@ -3,7 +3,7 @@
 A recipe is a score, a pattern, a scope and a schedule, each chosen on its own:
 
     Pipeline([Prune(0.8), Train(20)]).run(net, task)                             # the smallest 80 % of all weights, then recover
-    Pipeline([Train(30, during=(Gradual(Prune(0.9, score="taylor")),))])         # more and more of them while it trains
+    Pipeline([Train(30, during=(Gradual(Prune(0.9)),))])                         # more and more of them while it trains
     Pipeline([Prune(0.5, score="activation", pattern=Multipliers(reuse=8))])     # whole multipliers of a folded matrix
 
 Weights that are gone stay gone: a later pass counts them in its amount and takes more. Biases are not pruned.
@@ -451,7 +451,7 @@ class Gradual(During):
             raise CompileError("Gradual", f"0 <= begin < end <= 1 must hold, not {self.begin:g} and {self.end:g}")
 
     def start(self, work: Work, total_epochs: int) -> None:
-        prunable(work.module, self.prune.layers)
+        prunable(work.module, self.prune.layers)  # masks, which the training shall know of
 
     def epoch(self, work: Work, epoch: int, total_epochs: int) -> None:
         before, now = (self._amount((epoch - k) / total_epochs) for k in (1, 0))

@@ -47,8 +47,8 @@ class SoftmaxTables(nn.Module):
         self.exponential, self.reciprocal = (ActivationQuantizer(fixed(min(bits + 2, 12))) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        e = self.exponential(torch.exp(x - x.amax(self.axis, keepdim=True)))
-        return e * self.reciprocal(torch.reciprocal(e.sum(self.axis, keepdim=True)))
+        e = self.exponential(torch.exp(x - x.amax(self.axis, keepdim=True)))  # the largest gives 1, or the step below
+        return e * self.reciprocal(torch.reciprocal(e.sum(self.axis, keepdim=True).clamp(min=0.5)))
 
 
 class _Output(nn.Module):

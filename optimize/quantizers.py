@@ -15,22 +15,13 @@ from torch import Tensor, nn
 from ..frontends.torch_quantize import overflowed, quantize_operator, rounded
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
+from .fake_quantize import bit_length, exp2, fake_quantize, limits
 from .formats import MAX_BITS, Format
 
 __all__ = ["FRACTION_LIMIT", "ActivationQuantizer", "Quantizer", "WeightQuantizer", "bit_length", "exp2", "whole"]
 
 FRACTION_LIMIT = 40
 """Fraction bits stay within plus and minus this."""
-
-
-def exp2(exponent: Tensor) -> Tensor:
-    """2 to a whole power, exactly, in float32, made from its bits."""
-    return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
-
-
-def bit_length(n: Tensor) -> Tensor:
-    """Bits of whole numbers without their signs, 0 for 0, as float32; `frexp` is exact."""
-    return torch.frexp(n.abs()).exponent.to(torch.float32)
 
 
 class _Whole(torch.autograd.Function):
@@ -46,61 +37,6 @@ class _Whole(torch.autograd.Function):
 def whole(x: Tensor) -> Tensor:
     """The nearest whole number (ties to even), with a straight-through gradient."""
     return _Whole.apply(x)  # pyright: ignore[reportReturnType]
-
-
-class _Free(torch.autograd.Function):
-    """Rounding without limits: straight through to x; the width's gradient is ln 2 times what rounding took (HGQ, eq. 15)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, fraction: Tensor, rounding: Rounding) -> Tensor:
-        q = rounded(x * exp2(fraction), rounding) * exp2(-fraction)
-        ctx.lost, ctx.shape = x - q if ctx.needs_input_grad[1] else None, fraction.shape
-        return q
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        of_fraction = None
-        if ctx.lost is not None:
-            of_fraction = (gradient * ctx.lost).sum_to_size(ctx.shape) * math.log(2)
-        return gradient, of_fraction, None
-
-
-class _Clipped(torch.autograd.Function):
-    """Rounding and an overflow mode; where clipped, the gradient moves the limit and nothing else."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, fraction: Tensor, integer: Tensor, signed: bool, rounding: Rounding, overflow: Overflow
-    ) -> Tensor:
-        lo, hi = _limits(fraction, integer, signed)
-        n = rounded(x * exp2(fraction), rounding)
-        q = overflowed(n, lo, hi, overflow) * exp2(-fraction)
-        wraps = overflow is Overflow.WRAP
-        over = n > hi if not wraps else torch.zeros_like(n, dtype=torch.bool)
-        under = n < lo if not wraps else torch.zeros_like(n, dtype=torch.bool)
-        ctx.save_for_backward(over, under, x - q, exp2(integer))
-        ctx.fraction, ctx.integer, ctx.signed = fraction.shape, integer.shape, signed
-        return q
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        over, under, lost, limit = ctx.saved_tensors
-        inside = ~(over | under)
-        of_fraction = of_integer = None
-        if ctx.needs_input_grad[1]:
-            of_fraction = (gradient * lost * inside).sum_to_size(ctx.fraction) * math.log(2)
-        if ctx.needs_input_grad[2]:
-            moved = over.to(gradient.dtype) - (under.to(gradient.dtype) if ctx.signed else 0)
-            of_integer = (gradient * moved * limit).sum_to_size(ctx.integer) * math.log(2)
-        return gradient * inside, of_fraction, of_integer, None, None, None
-
-
-def _limits(fraction: Tensor, integer: Tensor, signed: bool | Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest integer of formats with `integer` bits left of the point; both 0 where no bit is left."""
-    span = exp2((fraction + integer).clamp(-100, 100))
-    some = (fraction + integer + torch.as_tensor(signed, dtype=fraction.dtype)) > 0
-    lo = torch.where(torch.as_tensor(signed) & some, -span.clamp(min=1), torch.zeros_like(span))
-    return lo, torch.where(some & (span >= 1), span - 1, torch.zeros_like(span))
 
 
 class Quantizer(nn.Module):
@@ -170,14 +106,13 @@ class WeightQuantizer(Quantizer):
         if self.format.trained:
             if torch.compiler.is_exporting():
                 return self._exported(values, *self._needed(values), torch.round(self.fraction))
-            return _Free.apply(values, whole(self.fraction), self.rounding)  # pyright: ignore[reportReturnType]
+            return fake_quantize(values, self.fraction, None, True, self.rounding, Overflow.SAT)
         if torch.compiler.is_exporting():
             fraction = self._start(self.format, values)
-            return self._exported(values, *_limits(fraction, self.format.bits - 1 - fraction, True), fraction)
-        with torch.no_grad():
-            self.fraction.copy_(self._start(self.format, values))
+            return self._exported(values, *limits(fraction, self.format.bits - 1 - fraction, True), fraction)
+        self.fraction = self._start(self.format, values)
         top = self.format.bits - 1 - self.fraction
-        return _Clipped.apply(values, self.fraction, top, True, self.rounding, Overflow(self.format.overflow))  # pyright: ignore[reportReturnType]
+        return fake_quantize(values, self.fraction, top, True, self.rounding, Overflow(self.format.overflow))
 
     def _needed(self, values: Tensor) -> tuple[Tensor, Tensor]:
         top = bit_length(rounded(values.detach() * exp2(torch.round(self.fraction)), self.rounding)) + 1
@@ -296,19 +231,18 @@ class ActivationQuantizer(Quantizer):
         if self.calibrating:
             self.calibrate(x, self.calibrating == "widths")
         if self.tracked and (self.training or self.calibrating):
-            q: Tensor = _Free.apply(x, self.fraction_bits(), self.rounding)  # pyright: ignore[reportAssignmentType]
-            with torch.no_grad():
-                self._see(q)
-            return q
+            return fake_quantize(x, self.fraction, None, True, self.rounding, Overflow.SAT, (self.lowest, self.highest))
         if bool(self.lowest.isinf().any()):
             raise CompileError("quantizer", "has seen no data, so that its range is open", "calibrate it on data first")
         fraction, integer = self.fraction_bits(), self.integer_bits()
         if bool((fraction + integer > MAX_BITS).any()):
             most = int((fraction + integer).max())
-            raise CompileError("quantizer", f"at most {MAX_BITS} bits are exact in training, not {most}", "train fewer bits")
+            raise CompileError(
+                "quantizer", f"at most {MAX_BITS} bits are exact in training, not {most}", "train fewer bits"
+            )
         if self.tracked:
             return self._wrapped(x, fraction, integer)
-        return _Clipped.apply(x, fraction, integer, bool(self.signed), self.rounding, Overflow(self.format.overflow))  # pyright: ignore[reportReturnType]
+        return fake_quantize(x, fraction, integer, bool(self.signed), self.rounding, Overflow(self.format.overflow))
 
     def _wrapped(self, x: Tensor, fraction: Tensor, integer: Tensor) -> Tensor:
         lo, hi = self._interval(fraction, integer)
@@ -316,7 +250,7 @@ class ActivationQuantizer(Quantizer):
         return overflowed(n, lo, hi, Overflow.WRAP) * exp2(-fraction)
 
     def _interval(self, fraction: Tensor, integer: Tensor) -> tuple[Tensor, Tensor]:
-        return _limits(fraction, integer, self._sign() > 0)
+        return limits(fraction, integer, self._sign() > 0)
 
     def _exported(self, x: Tensor) -> Tensor:
         fraction, integer = self.fraction_bits().detach(), self.integer_bits().detach()

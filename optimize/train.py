@@ -28,7 +28,7 @@ _LEAD = 8.0
 """How much more of it there is at once at a cost that is too high, as a power of the ratio."""
 
 _REFIT = 0.2
-"""The logarithm by which the cost has changed since the solver was last asked."""
+"""The solver is asked again when the cost has changed by this logarithm, and ten times in a training anyway."""
 
 _AIM = 0.97
 """Of the budget: where training aims, so that it ends below it."""
@@ -89,9 +89,9 @@ class Train:
         prepare(work.module)
         state = work.progress or _State.fresh(work, self)
         work.progress = state
-        engine = _engine(self, work)
         for method in self.during if state.epoch == 0 else ():
             method.start(work, self.epochs)
+        engine = _engine(self, work)  # after the methods, which may put masks on
         while state.epoch < self.epochs:
             if state.epoch >= self.hold * self.epochs:
                 _snap(work.module)
@@ -188,7 +188,8 @@ def _after_epoch(options: Train, state: _State, work: Work, engine: Any) -> None
         return
     with torch.no_grad():
         cost = float(resource(work.module, state.prices))
-    if options.cost == "lut" and abs(math.log(max(cost, 1.0) / max(state.solved_at, 1.0))) > _REFIT:
+    moved = abs(math.log(max(cost, 1.0) / max(state.solved_at, 1.0))) > _REFIT
+    if options.cost == "lut" and (moved or state.epoch % max(options.epochs // 10, 1) == 0):
         state.prices = refit(work.module, state.prices)
         with torch.no_grad():
             cost = state.solved_at = float(resource(work.module, state.prices))

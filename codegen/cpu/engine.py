@@ -22,7 +22,7 @@ from ..project import Project
 from .emit import emit
 from .interface import storage_type
 
-__all__ = ["FLAGS", "Engine", "build", "load", "storage_dtype"]
+__all__ = ["FLAGS", "Engine", "build", "load", "machine", "storage_dtype"]
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi", "-fno-trapping-math")
 
@@ -133,7 +133,7 @@ def load(graph: Graph, project: Project) -> Engine:
     compiler = process.find_compiler()
     if compiler is None:
         return Engine(graph, None)
-    key = Project({**project.files, "flags": " ".join((compiler, *FLAGS, _machine()))}).digest
+    key = Project({**project.files, "flags": " ".join((compiler, *FLAGS, machine()))}).digest
     folder = process.cache_folder("engine") / key[:2] / key
     library = folder / "engine.so"
     if not library.exists():
@@ -148,7 +148,7 @@ def load(graph: Graph, project: Project) -> Engine:
     return Engine(graph, library)
 
 
-def _machine() -> str:
+def machine() -> str:
     """What -march=native depends on: the processor's flags, where the system tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

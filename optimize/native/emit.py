@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import resources
 from math import prod
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from ... import templates
 from ...codegen.project import Project
+from .library import rendered
 from .program import Program, Quantization
 
 __all__ = ["ALIGNMENT", "Buffer", "Layout", "emit", "plan"]
 
 ALIGNMENT = 16
 """Floats: arrays start at multiples of it and the rows of padded matrices are multiples of it (AVX-512, a cache line)."""
-
-
-HEADERS = ("vectors.hpp", "quantizers.hpp", "losses.hpp")
 
 
 @dataclass
@@ -170,15 +164,8 @@ def emit(program: Program) -> Project:
     """A C++ project, `step.cpp` with its headers; its interface is in the text's `extern "C"` functions."""
     layout = plan(program)
     stages = _stages(program, layout)
-    folder = resources.files(templates).joinpath("train")
-    environment = Environment(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: str(value).lower() if isinstance(value, bool) else value,
-    )
-    text = environment.from_string(folder.joinpath("step.cpp.j2").read_text(encoding="utf-8")).render(
+    return rendered(
+        "step.cpp",
         title="-".join(str(s["n"]) for s in stages),
         stages=stages,
         layers=_layers(program, layout),
@@ -186,5 +173,3 @@ def emit(program: Program) -> Project:
         widest=max(s["p"] for s in stages),
         loss=program.loss.upper(),
     )
-    headers = {name: folder.joinpath(f"{name}.j2").read_text(encoding="utf-8") for name in HEADERS}
-    return Project({"step.cpp": text, **headers})

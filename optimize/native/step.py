@@ -5,23 +5,18 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...codegen.cpu.engine import FLAGS as ENGINE_FLAGS
-from ...codegen.cpu.engine import _machine as machine
-from ...codegen.project import Project
-from ...hw_targets import process
 from ...ir.errors import CompileError
 from .emit import emit, plan
+from .library import compiled
 from .program import Program
 
-__all__ = ["FLAGS", "GROUPS", "Adam", "Record", "Schedule", "Step", "build"]
+__all__ = ["GROUPS", "Adam", "Record", "Schedule", "Step", "build"]
 
-FLAGS = (*ENGINE_FLAGS, "-fno-math-errno", "-ffp-contract=fast")
 """A product may be fused with a sum (one rounding less); sums are never reordered."""
 GROUPS = ("weights", "biases", "widths")
 """Parameters that share an optimizer's options; widths are the trained fraction and integer bits."""
@@ -267,24 +262,7 @@ def build(program: Program) -> Step:
 
 @cache
 def _library(program: Program) -> ctypes.CDLL:
-    compiler = process.find_compiler()
-    project = emit(program)
-    key = Project({**project.files, "flags": " ".join((compiler or "", *FLAGS, machine()))}).digest
-    folder = process.cache_folder("train") / key[:2] / key
-    path = folder / "step.so"
-    if compiler is None or not path.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise CompileError(str(folder), f"cannot be written: {e.strerror or e}", "free space") from None
-        for name, text in project.files.items():
-            process.write_atomic(folder / name, text)
-        process.compile_cpp([folder / "step.cpp"], path, FLAGS, where="training step")
-    return _opened(path)
-
-
-def _opened(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+    library = compiled(emit(program), "step.cpp")
     library.hwc_run.restype = library.hwc_workspace_bytes.restype = ctypes.c_int64
     library.hwc_backward.restype = ctypes.c_double
     for name in ("hwc_forward", "hwc_update", "hwc_costs"):

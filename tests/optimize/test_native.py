@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import hwcompile as hc
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.optimize.native import LOSSES, Adam, Dense, Program, Quantization, Schedule, build
+from hwcompile.optimize.native import library as library_module
 from hwcompile.optimize.native import step as step_module
 
 LN2 = math.log(2)
@@ -524,8 +525,8 @@ def test_bad_data(given, message):
 def test_a_machine_without_vector_instructions(monkeypatch):
     program = PROGRAMS["mixed"]
     expected = trained(*filled(program))
-    flags = tuple(f for f in step_module.FLAGS if f != "-march=native")
-    monkeypatch.setattr(step_module, "FLAGS", flags)
+    flags = tuple(f for f in library_module.FLAGS if f != "-march=native")
+    monkeypatch.setattr(library_module, "FLAGS", flags)
     monkeypatch.setattr(step_module, "_library", step_module._library.__wrapped__)
     step, *data = filled(program)
     here, *_ = filled(program)

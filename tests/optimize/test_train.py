@@ -171,9 +171,21 @@ def bad_loader():
     [
         ([opt.Train(3)], bad_loader, "loader: gave no batch in this epoch: it has run dry"),
         ([opt.Train(2, lr=1e30)], task, "Train: the loss is not finite in epoch"),
-        ([opt.Quantize(), opt.Train(40, beta=10.0, lr_bits=1.0)], task, "Train, layer .* have lost their bits in epoch"),
-        ([opt.Quantize(), opt.Train(2, budget=10)], task, r"\(after Quantize\): the budget of 10 LUT was not reached: \d+ is"),
-        ([opt.Train(1, engine="native")], lambda: task(loss=nn.functional.cross_entropy), "no training step is generated here"),
+        (
+            [opt.Quantize(), opt.Train(40, beta=10.0, lr_bits=1.0)],
+            task,
+            "Train, layer .* have lost their bits in epoch",
+        ),
+        (
+            [opt.Quantize(), opt.Train(2, budget=10)],
+            task,
+            r"\(after Quantize\): the budget of 10 LUT was not reached: \d+ is",
+        ),
+        (
+            [opt.Train(1, engine="native")],
+            lambda: task(loss=nn.functional.cross_entropy),
+            "no training step is generated here",
+        ),
     ],
 )
 def test_what_goes_wrong_is_said(passes, data, says):

@@ -1,0 +1,74 @@
+"""A quantized dense network whose forward and backward are the generated step, for training loops of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..ir.errors import CompileError
+from .cost import Prices
+from .layers import prepare
+from .native import Step, build
+from .native_engine import NoProgram, program_of, shared
+
+__all__ = ["Generated", "generated"]
+
+
+def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
+    """The module computed by generated code, with any loss, optimizer and loop.
+
+    Its parameters are the module's own (trained widths too), so that an optimizer of either trains both, and the module can
+    be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result adds ``beta * resource`` to the
+    loss, through its gradients alone. Raises `CompileError` where no step is generated for the module: chains of dense layers
+    and ReLUs have one.
+    """
+    prepare(module)
+    try:
+        program, dense = program_of(module, "squared_error")
+    except NoProgram as e:
+        raise CompileError(
+            type(module).__name__, f"no training step is generated for it: {e}", "train the module itself"
+        ) from None
+    step = build(program)
+    names = dict(shared(dense))
+    for name, tensor in names.items():
+        for arrays in (step.parameters, step.ranges, step.constants):
+            if name in arrays:
+                arrays[name][...] = tensor.detach().numpy()
+                tensor.data = torch.from_numpy(arrays[name])
+    for k, price in enumerate((prices or {}).values()):
+        step.constants[f"{k}.prices"][:] = (price.first, price.bit, price.extra, price.input)
+    return Generated(module, step, [(n, t) for n, t in names.items() if n in step.gradients])
+
+
+class Generated(nn.Module):
+    """See `generated`. `beta`: the strength of the resource term."""
+
+    def __init__(self, module: nn.Module, step: Step, trained: list[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        self.module, self.step, self.beta = module, step, 0.0
+        self.trained = trained
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.module(x)
+        return _Run.apply(x.contiguous(), self, *(t for _, t in self.trained))  # pyright: ignore[reportReturnType]
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, owner: Generated, *parameters: Tensor) -> Tensor:
+        ctx.owner, ctx.x = owner, x
+        return torch.from_numpy(owner.step.forward(x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        owner: Generated = ctx.owner
+        wanted = bool(ctx.needs_input_grad[0])
+        dy = np.ascontiguousarray(g.numpy(), np.float32)
+        dx = owner.step.backward(ctx.x.detach().numpy(), dy, beta=owner.beta, input_gradient=wanted)
+        found = (torch.from_numpy(owner.step.gradients[name].copy()) for name, _ in owner.trained)
+        return None if dx is None else torch.from_numpy(dx), None, *found
