@@ -18,7 +18,7 @@ import numpy as np
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from jets import BATCH, LAYERS, jets  # noqa: E402
+from jets import BATCH, LAYERS, jets
 
 BETA = (3e-7, 1e-4)
 KEPT = 12

@@ -6,6 +6,7 @@ python benchmarks/post_training.py jets.npz            # X [events, 16] and y; s
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import click
 import torch
@@ -28,7 +29,7 @@ BUDGETS = (20_000, 10_000, 5_000)
 def network() -> nn.Module:
     """16-64-32-32-5 with ReLU."""
     parts: list[nn.Module] = []
-    for a, b in zip(LAYERS, LAYERS[1:]):
+    for a, b in pairwise(LAYERS):
         parts += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 

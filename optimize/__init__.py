@@ -23,7 +23,7 @@ from .shrink import Shrink
 from .task import Task
 from .train import During, Train
 
-__all__ = [
+__all__ = [  # noqa: RUF022  in the order in which they are met
     # Formats, and modules that compute with them.
     "Format", "Spec", "fixed", "learned", "quantize", "calibrate", "generated", "ActivationQuantizer", "WeightQuantizer",
     # What it costs.

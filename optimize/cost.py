@@ -112,16 +112,19 @@ def ebops(module: nn.Module) -> float:
 # ---- by the solver ----------------------------------------------------------------------------------------------------
 
 
-def matrices(layer: Weighted) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
+Matrix = tuple[np.ndarray, np.ndarray, np.ndarray, int]
+
+
+def matrices(layer: Weighted) -> list[Matrix]:
     """The layer's products as integer matrices: (weights [inputs, outputs], lowest, highest input, copies in hardware).
 
     Inputs that an event's positions share (pixels of an image) count with their widest; groups are matrices of their own.
     """
     with torch.no_grad():
         weight, data = layer.weight_quantizer, layer.input_quantizer
-        b, c = widths(layer)
-        del b
-        assert weight is not None and data is not None
+        _, c = widths(layer)
+        assert weight is not None
+        assert data is not None
         values = layer.weight if layer.mask is None else layer.mask(layer.weight)
         w = weight(values).double()
         fraction = torch.where(c > 0, data.fraction_bits(), torch.full_like(c, -math.inf))
@@ -133,50 +136,32 @@ def matrices(layer: Weighted) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, 
     return _as_matrices(layer, w, each, outputs)
 
 
-def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -> list[tuple[np.ndarray, ...]]:
+def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -> list[Matrix]:
     """Matrices with whole weights: each input's own power of two goes into its row."""
-    transposed = layer.channel_axis == 1
-    convolution = w.ndim > 2
-    if convolution:
-        groups = int(getattr(layer, "groups", 1))
-        each = [
-            t.reshape(t.shape[0], -1).amax(1) if k != 1 else t.reshape(t.shape[0], -1).amin(1)
-            for k, t in enumerate(each)
-        ]
-        flat = w.transpose(0, 1) if transposed and groups == 1 else w
-        n_out = flat.shape[0] // groups
-        taps = math.prod(w.shape[2:])
-        found = []
-        for g in range(groups):
-            part = (
-                flat[g * n_out : (g + 1) * n_out]
-                if not (transposed and groups > 1)
-                else w[g * (w.shape[0] // groups) : (g + 1) * (w.shape[0] // groups)].transpose(0, 1)
-            )
-            n_in = part.shape[1]
-            rows = [t[g * n_in : (g + 1) * n_in].repeat_interleave(taps) for t in each]
-            found.append((part.reshape(part.shape[0], -1).T, rows, outputs // (part.shape[0] * groups)))
-    else:
-        found = [
-            (
-                w.T,
-                [
-                    t.reshape(-1, w.shape[1]).amax(0) if k != 1 else t.reshape(-1, w.shape[1]).amin(0)
-                    for k, t in enumerate(each)
-                ],
-                outputs // w.shape[0],
-            )
-        ]
-    return [(*_whole(matrix, *rows), copies) for matrix, rows, copies in found]
+    if w.ndim == 2:
+        rows = [_widest(k, t.reshape(-1, w.shape[1]), 0) for k, t in enumerate(each)]
+        return [(*_whole(w.T, *rows), outputs // w.shape[0])]
+    rows = [_widest(k, t.reshape(t.shape[0], -1), 1) for k, t in enumerate(each)]
+    groups, taps = int(getattr(layer, "groups", 1)), math.prod(w.shape[2:])
+    found = list[Matrix]()
+    for g, part in enumerate(w.chunk(groups)):
+        kernel = part.transpose(0, 1) if layer.channel_axis == 1 else part  # [out, in, ...]
+        n_out, n_in = kernel.shape[:2]
+        own = [t[g * n_in : (g + 1) * n_in].repeat_interleave(taps) for t in rows]
+        found.append((*_whole(kernel.reshape(n_out, -1).T, *own), outputs // (n_out * groups)))
+    return found
+
+
+def _widest(k: int, t: Tensor, axis: int) -> Tensor:
+    """The finest step, the lowest or the highest (k = 0, 1, 2) of what shares a weight."""
+    return t.amin(axis) if k == 1 else t.amax(axis)
 
 
 def _whole(matrix: Tensor, fraction: Tensor, lo: Tensor, hi: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The matrix in integers for inputs in steps of 2**-fraction; an input of no bits has an empty row."""
     alive = torch.isfinite(fraction)
-    scaled = (
-        matrix
-        * torch.where(alive, exp2(-fraction.nan_to_num(0, 0, 0)).double(), torch.zeros_like(lo).double())[:, None]
-    ).numpy()
+    step = torch.where(alive, exp2(-fraction.nan_to_num(0, 0, 0)).double(), torch.zeros(len(lo), dtype=torch.float64))
+    scaled = (matrix * step[:, None]).numpy()
     mantissa, exponent = np.frexp(scaled[scaled != 0])
     if not len(mantissa):
         return np.zeros(matrix.shape, np.int64), lo.long().numpy() * 0, hi.long().numpy() * 0

@@ -60,7 +60,7 @@ class OutputGuide(Guide):
 
 
 class FeatureGuide(Guide):
-    """Layers of the student shall compute what layers of the teacher do, through a trained linear map (FitNets, arXiv:1412.6550)."""
+    """Layers of the student shall compute what layers of the teacher do, by a trained linear map (FitNets, arXiv:1412.6550)."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, pairs: Mapping[str, str], weight: float, sample: Tensor):
         super().__init__()
@@ -131,12 +131,11 @@ def _watched(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor
     unknown = next((n for n in names if n not in parts), None)
     if unknown is not None:
         raise CompileError("Features", f"no layer is called '{unknown}'", f"layers: {', '.join(n for n in parts if n)}")
-    hooks = [
-        parts[n].register_forward_hook(
-            lambda m, a, y, n=n: found.__setitem__(n, y.flatten(2).mean(2) if y.ndim > 3 else y)
-        )
-        for n in names
-    ]
+
+    def seen(name: str) -> Any:
+        return lambda m, inputs, y: found.__setitem__(name, y.flatten(2).mean(2) if y.ndim > 3 else y)
+
+    hooks = [parts[n].register_forward_hook(seen(n)) for n in names]
     try:
         module(x)
     finally:

@@ -1,4 +1,4 @@
-"""Fake quantization of tensors with its gradients: by a compiled pass where there is one, else by torch; knows no format and no layer."""
+"""Fake quantization with its gradients, by a compiled pass where there is one, else by torch; knows no format and no layer."""
 
 from __future__ import annotations
 

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
-from .cost import Prices
+from .cost import Price, Prices
 from .layers import prepare
 from .native import Step, build
 from .native_engine import NoProgram, program_of, shared
 
 __all__ = ["Generated", "generated"]
+
+
+FREE = Price(0.0, 0.0)
+"""Of layers whose bits cost nothing."""
 
 
 def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
@@ -39,7 +43,9 @@ def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
             if name in arrays:
                 arrays[name][...] = tensor.detach().numpy()
                 tensor.data = torch.from_numpy(arrays[name])
-    for k, price in enumerate((prices or {}).values()):
+    own = {m: name for name, m in module.named_modules()}
+    for k, layer in enumerate(dense):
+        price = (prices or {}).get(own[layer], FREE)
         step.constants[f"{k}.prices"][:] = (price.first, price.bit, price.extra, price.input)
     return Generated(module, step, [(n, t) for n, t in names.items() if n in step.gradients])
 

@@ -84,7 +84,7 @@ class Weighted(nn.Module):
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's function of data and constants."""
-        raise NotImplementedError
+        raise NotImplementedError  # every kind of layer has its own
 
     @property
     def channel_axis(self) -> int:
@@ -92,7 +92,7 @@ class Weighted(nn.Module):
         return 0
 
 
-class WeightedLinear(Weighted, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedLinear(Weighted, nn.Linear):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
@@ -102,11 +102,11 @@ class _WeightedConv(Weighted):
         return self._conv_forward(x, weight, bias)  # pyright: ignore[reportCallIssue]
 
 
-class WeightedConv1d(_WeightedConv, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedConv1d(_WeightedConv, nn.Conv1d):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     pass
 
 
-class WeightedConv2d(_WeightedConv, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedConv2d(_WeightedConv, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     pass
 
 
@@ -121,15 +121,15 @@ class _WeightedTransposed(Weighted):
         return 1
 
 
-class WeightedConvTranspose1d(_WeightedTransposed, nn.ConvTranspose1d):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedConvTranspose1d(_WeightedTransposed, nn.ConvTranspose1d):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     pass
 
 
-class WeightedConvTranspose2d(_WeightedTransposed, nn.ConvTranspose2d):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedConvTranspose2d(_WeightedTransposed, nn.ConvTranspose2d):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     pass
 
 
-class WeightedAffine(Weighted, Affine):  # pyright: ignore[reportIncompatibleVariableOverride]
+class WeightedAffine(Weighted, Affine):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return Affine.compute(self, x, weight, bias)
 

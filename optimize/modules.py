@@ -24,8 +24,9 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _FUNCTIONAL: dict[Any, type[nn.Module]] = {
     torch.tanh: nn.Tanh, F.tanh: nn.Tanh, "tanh": nn.Tanh,
     torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
-    F.gelu: nn.GELU, F.silu: nn.SiLU, F.elu: nn.ELU, F.selu: nn.SELU, F.celu: nn.CELU, F.softplus: nn.Softplus, F.softsign: nn.Softsign,
-    F.logsigmoid: nn.LogSigmoid, F.mish: nn.Mish, torch.softmax: nn.Softmax, F.softmax: nn.Softmax, "softmax": nn.Softmax,
+    torch.softmax: nn.Softmax, F.softmax: nn.Softmax, "softmax": nn.Softmax,
+    F.gelu: nn.GELU, F.silu: nn.SiLU, F.elu: nn.ELU, F.selu: nn.SELU, F.celu: nn.CELU,
+    F.softplus: nn.Softplus, F.softsign: nn.Softsign, F.logsigmoid: nn.LogSigmoid, F.mish: nn.Mish,
 }  # fmt: skip
 """Functions and methods of tensors, and the module that does the same."""
 

@@ -161,6 +161,8 @@ class NativeEngine:
 
     def __init__(self, options: Any, work: Work, program: Program, layers: list[WeightedLinear]) -> None:
         self.options, self.module, self.layers = options, work.module, layers
+        names = {m: name for name, m in work.module.named_modules()}
+        self.names = [names[layer] for layer in layers]
         self.step: Step = build(program)
         self.data = dict(shared(layers))
         for name, tensor in self.data.items():
@@ -204,7 +206,7 @@ class NativeEngine:
         batch = min(options.batch, len(order))
         steps = -(-len(order) // batch)
         for k in range(len(self.layers)):
-            self.step.constants[f"{k}.prices"][:] = state.price_of(k)
+            self.step.constants[f"{k}.prices"][:] = state.price_of(self.names[k])
         size = max(steps // _CHUNKS, 1)
         total = 0.0
         for first in range(0, steps, size):

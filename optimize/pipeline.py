@@ -63,8 +63,9 @@ class Point:
 class Work:
     """What passes work on.
 
-    `guides`: what else the training that follows learns from (`distill.Guide`). `points`: the frontier that training met. `progress`: of the pass under
-    way, whatever it needs to go on; it is saved with the module. `save`: called by long passes between steps.
+    `guides`: what else the training that follows learns from (`distill.Guide`). `points`: the frontier that training met.
+    `progress`: of the pass under way, whatever it needs to go on; it is saved with the module. `save`: called by long passes
+    between steps, with True where it must happen now.
     """
 
     module: nn.Module

@@ -102,7 +102,7 @@ class PostTraining:
         with torch.no_grad():
             widths = _Widths(module, exact, x, self)
             if self.budget is not None:
-                _meet(self.budget, widths, x[:_SENSITIVITY], work)
+                _meet(self.budget, widths, exact, x[:_SENSITIVITY], work)
         for name, layer in layers(module):
             if self.rounding == "adaptive":
                 nearest = layer.weight.detach().clone()
@@ -286,14 +286,10 @@ class _Widths:
 # ---- widths for a budget ----------------------------------------------------------------------------------------------
 
 
-def _meet(budget: float, widths: _Widths, x: Tensor, work: Work) -> None:
-    """Take bits away, in rounds of the cheapest, until the solver counts at most `budget` LUTs.
-
-    The price of a bit is how far the outputs move without it, per LUT that it saves. They move from where they are, not from
-    the float network's: errors that happen to cancel would make many bits look free that together are not.
-    """
+def _meet(budget: float, widths: _Widths, exact: nn.Module, x: Tensor, work: Work) -> None:
+    """Take bits away, in rounds of the cheapest, until the solver counts at most `budget` LUTs."""
     while widths.cost() > budget:
-        steps = _steps(widths, x, work.task.kind)
+        steps = _steps(widths, x, exact(x), work.task.kind)
         if not steps:
             rule = f"the budget of {budget:g} LUT is not reached: {widths.cost():.0f} is the smallest that was"
             fix = "raise the budget, lower `lowest`, or prune first"
@@ -325,16 +321,22 @@ def _as_many_as_needed(steps: list[tuple[str, int | None]], budget: float, width
     take(most)
 
 
-def _steps(widths: _Widths, x: Tensor, kind: str) -> list[tuple[str, int | None]]:
-    """What can lose a bit, the cheapest first."""
+def _steps(widths: _Widths, x: Tensor, wanted: Tensor, kind: str) -> list[tuple[str, int | None]]:
+    """What can lose a bit, the cheapest first.
+
+    The price is how much farther the outputs are from the float network's without the bit, and how far they move at all,
+    per LUT that is saved. The first alone makes bits look free whose errors happen to cancel with others.
+    """
     parts = dict(layers(widths.module))
     by, now = widths.prices(), widths.module(x)
+    base = _distance(now, wanted, kind)
     priced: list[tuple[float, tuple[str, int | None]]] = []
     for name, group in widths.lowered():
         before = float(layer_cost(parts[name], by[name]))
         widths.lower(name, group)
-        saved = before - float(layer_cost(parts[name], by[name]))
-        priced.append((_distance(widths.module(x), now, kind) / max(saved, 0.1), (name, group)))
+        saved, outputs = before - float(layer_cost(parts[name], by[name])), widths.module(x)
+        lost = _distance(outputs, wanted, kind) - base + _distance(outputs, now, kind)
+        priced.append((lost / max(saved, 0.1), (name, group)))
         widths.lower(name, group, -1)
     return [step for _, step in sorted(priced, key=lambda p: p[0])]
 

@@ -138,6 +138,7 @@ class ActivationQuantizer(Quantizer):
     """
 
     integer: Tensor
+    signed: Tensor
     lowest: Tensor
     highest: Tensor
 

@@ -119,9 +119,8 @@ class Task:
 
     def evaluate(self, module: nn.Module, x: Tensor | None = None, y: Tensor | None = None) -> float:
         """The score of a module in eval mode, on the validation data unless others are given."""
-        if x is None or y is None:
-            x, y = self.validation
-        return self.score_of(predict(module, x), y)
+        events, targets = self.validation if x is None or y is None else (x, y)
+        return self.score_of(predict(module, events), targets)
 
     def batches(self, batch: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """One epoch of (x, y, index of the events) in the given order; a loader's batches as they come, without index."""

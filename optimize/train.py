@@ -48,13 +48,13 @@ class During:
 class Train:
     """Train a module, quantized or not.
 
-    `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to
-    zero along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their price
-    set anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes the cost fall
-    to the budget by the time `reach` of the epochs are over, and stay there. From `hold` of the epochs on
-    widths stay as they are, and weights settle in them. `frontier`: keep every network on the way that
-    none before beats, in `Result.points`. `engine`: "native", a generated training step where there is one for the module,
-    "torch", or "auto". `during`: methods that act between epochs, as gradual pruning.
+    `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to zero
+    along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their prices set
+    anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes
+    the cost fall to the budget by the time `reach` of the epochs are over, and stay there. From `hold` of the epochs on widths
+    stay as they are, and weights settle in them. `frontier`: keep every network on the way that none before beats, in
+    `Result.points`. `engine`: "native", a generated training step where there is one for the module, "torch", or "auto".
+    `during`: methods that act between epochs, as gradual pruning.
 
     Raises `CompileError` for a loss that is not finite, a layer that loses all its weights, and a budget that is not reached.
     """
@@ -139,12 +139,10 @@ class _State:
         """At the start of training."""
         return cls(beta=options.beta, prices=prices(work.module, options.cost) if _priced(work.module) else {})
 
-    def price_of(self, index: int) -> tuple[float, float, float, float]:
-        """The numbers of the price of a layer, by its place."""
-        if not self.prices:
-            return (0.0, 0.0, 0.0, 0.0)
-        p = list(self.prices.values())[index]
-        return (p.first, p.bit, p.extra, p.input)
+    def price_of(self, layer: str) -> tuple[float, float, float, float]:
+        """The numbers of a layer's price, 0 where nothing has one."""
+        p = self.prices.get(layer)
+        return (0.0, 0.0, 0.0, 0.0) if p is None else (p.first, p.bit, p.extra, p.input)
 
     def steer(self, options: Train, cost: float, share: float) -> None:
         """Set the strength of the resource term for the next `share` of an epoch: more of it where the cost is above where it

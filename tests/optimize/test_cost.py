@@ -45,7 +45,7 @@ def test_a_first_bit_has_a_price_and_lost_weights_have_none():
 @pytest.mark.parametrize("name", ["dense", "convolution", "sequence"])
 def test_matrices_are_the_layers(name):
     """The matrices that are solved compute what the layers do, tap by tap, in the integers of their inputs."""
-    q, x = quantized(name, 3)
+    q, _x = quantized(name, 3)
     q.eval()
     for _, layer in opt.layers(q):
         found = cost.matrices(layer)

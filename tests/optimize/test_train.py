@@ -1,6 +1,7 @@
 """Training towards a budget, by torch and by the generated step; what goes wrong is said; what is killed goes on."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -56,7 +57,7 @@ def test_a_budget_is_met_and_the_network_still_works(trained):
 def test_the_frontier_rises(trained):
     points = sorted(trained.points, key=lambda p: p.cost)
     assert len(points) > 2
-    assert all(a.score < b.score for a, b in zip(points, points[1:], strict=False))
+    assert all(a.score < b.score for a, b in itertools.pairwise(points))
     assert task().evaluate(trained.at(points[-1])) == pytest.approx(points[-1].score, abs=0.02)
 
 
@@ -125,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_end(trained, tmp_path, after):
     path = str(tmp_path / "run.pt")
     paths = [p for p in sys.path if p.endswith("optimize")] or ["tests/optimize"]
     code = textwrap.dedent(KILLED.format(paths=paths, after=after, path=path))
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == -9
     assert same(state(BUDGET.run(module(), task(), checkpoint=path)), state(trained))
 
 
@@ -199,7 +200,7 @@ def test_what_goes_wrong_is_said(passes, data, says):
         (lambda: opt.Task(np.zeros((3, 2)), np.zeros(4)), "as many events"),
         (lambda: opt.Task(np.full((3, 2), np.nan), np.zeros(3)), "not finite"),
         (lambda: opt.Task(np.zeros((3, 2)), np.zeros(3), loss="hinge"), "loss must be one of"),
-        (lambda: opt.Task(), "needs either x and y, or a loader"),
+        (opt.Task, "needs either x and y, or a loader"),
         (lambda: opt.Task(loader=[]), "a loader needs validation"),
         (lambda: opt.Train(0), "epochs must be 1 or more"),
         (lambda: opt.Train(1, cost="watts"), "cost must be one of lut, ebops"),
@@ -216,7 +217,7 @@ def test_options_are_checked(make, says):
 def test_a_loader_trains_any_module_and_loss():
     t = task()
     batches = [(t.x[i : i + 100], t.y[i : i + 100]) for i in range(0, 500, 100)]
-    data = opt.Task(loader=batches, validation=t.validation, loss=lambda o, y: nn.functional.cross_entropy(o, y))
+    data = opt.Task(loader=batches, validation=t.validation, loss=nn.functional.cross_entropy)
     result = opt.Pipeline([opt.Quantize(), opt.Train(15, lr=0.01)]).run(module(), data)
     assert result.records[-1].measures["score"] > -1.0
 
@@ -224,6 +225,6 @@ def test_a_loader_trains_any_module_and_loss():
 def test_costs_can_be_effective_bit_operations():
     passes = [opt.Quantize(), opt.Train(30, batch=64, budget=400, cost="ebops", lr_bits=0.05)]
     with pytest.raises(hc.CompileError, match="budget"):
-        opt.Pipeline(passes[:1] + [dataclasses.replace(passes[1], budget=1.0)]).run(module(), task())
+        opt.Pipeline([*passes[:1], dataclasses.replace(passes[1], budget=1.0)]).run(module(), task())
     result = opt.Pipeline(passes).run(module(), task())
     assert cost.ebops(result.module) <= 400 * 1.05

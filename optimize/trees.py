@@ -1,0 +1,189 @@
+"""Boosted decision trees as students of a network or of the labels, compiled exactly; knows no network.
+
+Two kinds: scikit-learn's histogram boosting, a tree of its own for each output; and trees that all outputs share, whose comparisons are
+paid once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..frontends.calibrate import calibrate
+from ..frontends.real import Concat, Forest, Input, RealBuilder, RealModel
+from ..frontends.trees import Tree, tree_model, with_types
+from ..frontends.trees_sklearn import read_sklearn
+from ..ir.errors import CompileError
+from .symbolic import Compiled, Row, flat, targets
+from .task import Task
+
+__all__ = ["Trees", "fit_trees", "frontier", "sweep"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Boosted trees of `depth`, as many for each output as `rounds`, or, if `shared`, so many for all outputs together.
+
+    `rate`: of boosting; `smallest`: events in a leaf, at least. `bits`: of the inputs; `leaf_bits`: of the leaves, sign included
+    (sums of them are exact). `events`: how many of the training data are used, None for all.
+    """
+
+    depth: int = 3
+    rounds: int = 20
+    shared: bool = False
+    rate: float = 0.3
+    smallest: int = 20
+    bits: int = 8
+    leaf_bits: int = 8
+    events: int | None = 50_000
+    target: str = "vu9p"
+    clock_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "rounds", "smallest"):
+            if getattr(self, name) < 1:
+                raise CompileError("Trees", f"{name} must be 1 or more, not {getattr(self, name)}")
+        for name in ("bits", "leaf_bits"):
+            if not 2 <= getattr(self, name) <= 16:
+                raise CompileError("Trees", f"{name} must be from 2 to 16, not {getattr(self, name)}")
+        if not 0 < self.rate <= 1:
+            raise CompileError("Trees", f"rate must be above 0 and at most 1, not {self.rate}")
+
+
+def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | None = None, seed: int = 0) -> Row:
+    """Trees fitted to the teacher's outputs (least squares, of logits for classes), or to the task's targets with its loss.
+
+    The row has what `hc.compile` takes as `model`; its score is that of the quantized trees on the validation data.
+    Raises `CompileError` without scikit-learn, and for losses other than cross_entropy, mse and bce without a teacher.
+    """
+    options = options or Trees()
+    x = flat("Trees", task)
+    if teacher is None and task.kind == "own":
+        raise CompileError("Trees", "fit losses by name, not a function", "give a teacher, whose outputs they learn")
+    events = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: options.events]
+    data, y = x[events].double().numpy(), task.y[events]
+    wanted = targets(task, teacher, x[events], y)
+    kind = task.kind if teacher is None else "mse"
+    fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
+    model = _quantized(options, fitted, data)
+    method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"
+    x_v, y_v = task.validation
+
+    def score(outputs: Floats) -> float:
+        return task.score_of(torch.as_tensor(outputs, dtype=torch.float32), y_v)
+
+    return Row.of(method, Compiled(model, options.target, options.clock_ns), score, x_v)
+
+
+def sweep(
+    task: Task,
+    options: Trees | None = None,
+    depths: Iterable[int] = (2, 3, 4),
+    rounds: Iterable[int] = (5, 15, 40),
+    teacher: nn.Module | None = None,
+    seed: int = 0,
+) -> tuple[Row, ...]:
+    """The trees of all depths and numbers of rounds that none cheaper beats, the cheapest first."""
+    options = options or Trees()
+    given = [replace(options, depth=d, rounds=n) for d in depths for n in rounds]
+    return frontier([fit_trees(task, o, teacher, seed) for o in given])
+
+
+def frontier(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows that none cheaper beats in score, the cheapest first; of whatever models."""
+    best: list[Row] = []
+    for r in sorted(rows, key=lambda r: (r.cost, -r.score)):
+        if not best or r.score > best[-1].score:
+            best.append(r)
+    return tuple(best)
+
+
+# ---- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def _sklearn(name: str) -> Any:
+    try:
+        from sklearn import ensemble, tree
+    except ImportError:
+        raise CompileError("Trees", "need scikit-learn, which is not installed", "pip install scikit-learn") from None
+    return getattr(ensemble, name, None) or getattr(tree, name)
+
+
+def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> RealModel:
+    """Each output with trees of its own."""
+    common = {
+        "max_iter": options.rounds, "max_depth": options.depth, "max_leaf_nodes": None, "learning_rate": options.rate,
+        "min_samples_leaf": options.smallest, "early_stopping": False, "random_state": seed,
+    }  # fmt: skip
+    if kind != "mse":
+        labels = wanted.argmax(1) if wanted.shape[1] > 1 else (wanted[:, 0] > 0.5).astype(np.int64)
+        if len(np.unique(labels)) < max(wanted.shape[1], 2):
+            raise CompileError("Trees", "some class has no event in the training data", "use more events")
+        return read_sklearn(_sklearn("HistGradientBoostingClassifier")(**common).fit(x, labels), margin=True)
+    parts = [_sklearn("HistGradientBoostingRegressor")(**common).fit(x, column) for column in wanted.T]
+    return _beside([read_sklearn(p) for p in parts], x.shape[1])
+
+
+def _beside(models: list[RealModel], features: int) -> RealModel:
+    """Forests of one output each as one model of all."""
+    builder = RealBuilder("trees")
+    x = builder.add(Input((features,)), name="x")
+    found = [
+        builder.add(node.op, x, name=f"trees_{k}")
+        for k, m in enumerate(models)
+        for node in m.nodes
+        if isinstance(node.op, Forest)
+    ]
+    return builder.model([("y", found[0] if len(found) == 1 else builder.add(Concat(0), *found, name="outputs"))])
+
+
+def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> RealModel:
+    """Trees with a value for every output in each leaf: gradient boosting (Friedman, 2001) with a Newton step in the leaves."""
+    make = _sklearn("DecisionTreeRegressor")
+    base = wanted.mean(0) if kind == "mse" else _logit(wanted)
+    sums, trees = np.tile(base, (len(x), 1)), list[Tree]()
+    for k in range(options.rounds):
+        p = _probabilities(kind, sums)
+        slope = wanted - p
+        curve = np.ones_like(p) if kind == "mse" else np.maximum(p * (1 - p), 1e-3)
+        tree = make(max_depth=options.depth, min_samples_leaf=options.smallest, random_state=seed + k).fit(x, slope)
+        leaf = tree.apply(x.astype(np.float32))
+        values = np.zeros((tree.tree_.node_count, wanted.shape[1]))
+        for o in range(wanted.shape[1]):
+            up, down = (np.bincount(leaf, v[:, o], minlength=len(values)) for v in (slope, curve))
+            values[:, o] = options.rate * up / np.maximum(down, 1e-9)
+        t = tree.tree_
+        left, right, features = (np.asarray(a, np.int64) for a in (t.children_left, t.children_right, t.feature))
+        trees.append(Tree(features, np.asarray(t.threshold, np.float64), left, right, values))
+        sums += values[leaf]
+    return tree_model("trees", x.shape[1], trees, base, "identity")
+
+
+def _logit(wanted: Floats) -> Floats:
+    p = np.clip(wanted.mean(0), 1e-6, 1 - 1e-6)
+    return np.log(p) - (np.log(p).mean() if len(p) > 1 else np.log(1 - p))
+
+
+def _probabilities(kind: str, sums: Floats) -> Floats:
+    if kind == "mse":
+        return sums
+    if kind == "bce":
+        return 1 / (1 + np.exp(-sums))
+    e = np.exp(sums - sums.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def _quantized(options: Trees, model: RealModel, data: Floats) -> RealModel:
+    """Leaves on a grid of `leaf_bits` that holds the largest, inputs of `bits` in the range of the thresholds."""
+    largest = max(float(np.abs(n.op.values).max()) for n in model.nodes if isinstance(n.op, Forest))
+    integer = int(np.ceil(np.log2(max(largest, 2.0**-20) * (1 + 2.0 ** -(options.leaf_bits - 1))))) + 1
+    typed = with_types(model, scores=f"ap_fixed<{options.leaf_bits},{integer}>")
+    return calibrate(typed, {"x": data}, bits=options.bits)[0]
