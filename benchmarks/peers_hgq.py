@@ -1,6 +1,6 @@
 """Trains the jet network with HGQ2 and costs it with alkaid: peers_hgq.py DATA.npz SEED CPU_SECONDS FOLDER; needs .venv-peers.
 
-One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, at most twelve
+One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, at most seven
 are costed. Prints a JSON list of {cpu_s, validation, test, ebops, alkaid, file}.
 """
 
@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from jets import BATCH, LAYERS, jets
 
 BETA = (3e-7, 1e-4)
-KEPT = 12
+KEPT = 7
 
 
 def model() -> Any:

@@ -1,4 +1,4 @@
-"""Milliseconds of one training step at batch 1024, ours and the peers': steps.py [mlp|cnn]; one thread, medians, one run.
+"""Processor time of a training step at batch 1024 in ms, ours and the peers': steps.py [mlp|cnn]; one thread, one run.
 
 mlp: 16-64-32-32-5. cnn: 13 x 21 pixels, convolutions of 8 and 16 channels, two poolings, dense 32 and 14. Adam everywhere. What is
 quantized is said in each row. HGQ2 on TensorFlow runs in .venv-peers, the rest here.
@@ -49,13 +49,15 @@ def milliseconds(step: Callable[[], object]) -> tuple[float, float]:
         step()
     spent = []
     for _ in range(REPEATS):
-        started = time.perf_counter()
+        started = time.process_time()
         step()
-        spent.append(time.perf_counter() - started)
+        spent.append(time.process_time() - started)
     return float(np.median(spent)) * 1e3, min(spent) * 1e3
 
 
-def by_torch(net: nn.Module, x: torch.Tensor, y: torch.Tensor, extra: Callable[[], torch.Tensor] | None = None) -> Callable[[], object]:
+def by_torch(
+    net: nn.Module, x: torch.Tensor, y: torch.Tensor, extra: Callable[[], torch.Tensor] | None = None
+) -> Callable[[], object]:
     """A step of torch: forward, cross entropy, backward, fused Adam."""
     adam = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-3, fused=True)
 
@@ -79,7 +81,10 @@ def ours(kind: str) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "hwcompile on torch, widths fixed", by_torch(opt.quantize(net, opt.Spec.uniform(6, 8), x).train(), x, y)
     first = "0"
     still = opt.Spec(layers={first: opt.Spec(activations=opt.fixed(8))})
-    yield "hwcompile on torch, widths learned per element, input fixed", by_torch(opt.quantize(net, still, x).train(), x, y)
+    yield (
+        "hwcompile on torch, widths learned per element, input fixed",
+        by_torch(opt.quantize(net, still, x).train(), x, y),
+    )
     yield "hwcompile on torch, widths learned per element", by_torch(learned, x, y)
     yield "the same with the resource term", by_torch(learned, x, y, lambda: opt.resource(learned, priced))
     if kind == "mlp":

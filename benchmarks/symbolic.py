@@ -22,7 +22,7 @@ SWEEP = {"depths": (2, 3, 4), "rounds": (5, 15, 40)}
 @click.command(help=__doc__)
 @click.argument("data", type=click.Path(exists=True))
 @click.option("--epochs", default=20)
-@click.option("--generations", default=100)
+@click.option("--generations", default=50)
 @click.option("--seed", default=0)
 @click.option("--engine", default="auto")
 @click.option("--only", default="symbolic,trees")

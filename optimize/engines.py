@@ -11,6 +11,7 @@ from .cost import resource
 from .distill import guided
 from .layers import quantizers
 from .pipeline import Work
+from .quantizers import FRACTION_LIMIT
 
 __all__ = ["TorchEngine"]
 
@@ -24,7 +25,7 @@ class TorchEngine:
         weights = [*weights, *(p for g in work.guides for p in g.parameters())]
         groups = [{"params": weights, "weight_decay": options.weight_decay}, {"params": bits, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
-        self.bits = bool(bits)
+        self.bits = bits
         if work.progress.optimizer is not None:
             self.optimizer.load_state_dict(work.progress.optimizer)
 
@@ -33,7 +34,6 @@ class TorchEngine:
         options, module, task = self.options, self.module, work.task
         order = None if task.x is None else torch.randperm(task.events, generator=work.generator(state.epoch))
         steps = -(-task.events // options.batch)
-        formats = [q for _, q in quantizers(module)]
         total, count = 0.0, 0
         module.train()
         with torch.random.fork_rng(devices=[]):
@@ -50,12 +50,18 @@ class TorchEngine:
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self.optimizer.step()
-                for q in formats:
-                    q.limited()
+                self._limit()
                 for g in work.guides:
                     g.stepped(module)
         state.losses.append(total / max(count, 1))
         state.optimizer = self.optimizer.state_dict()
+
+    def _limit(self) -> None:
+        """Keep the trained widths within what arithmetic holds."""
+        if self.bits:
+            with torch.no_grad():
+                torch._foreach_clamp_min_(self.bits, -FRACTION_LIMIT)
+                torch._foreach_clamp_max_(self.bits, FRACTION_LIMIT)
 
     def _rates(self, lr: float, lr_bits: float) -> None:
         groups = self.optimizer.param_groups

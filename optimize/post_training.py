@@ -92,6 +92,10 @@ class PostTraining:
         """Bits of the data."""
         return self.bits if self.activations is None else self.activations
 
+    def tried(self, bits: int) -> range:
+        """Widths that may be taken where `bits` is the widest."""
+        return range(bits if self.budget is None else self.lowest, bits + 1)
+
     def apply(self, work: Work) -> None:
         if any(True for _ in quantizers(work.module)):
             raise CompileError("PostTraining", "the network is quantized already", "use it on a float network")
@@ -204,7 +208,7 @@ class _Widths:
             start, values = layer.weight_quantizer.fraction.clone(), _values(exact.get_submodule(name))
             self._grids[name] = {
                 b: _weight_grid(values, start + b - options.bits, b, options.ranges)
-                for b in range(options.lowest, options.bits + 1)
+                for b in options.tried(options.bits)
             }
             self.weights[name] = torch.full_like(start, options.bits)
             self.data[name] = options.data_bits
@@ -216,7 +220,7 @@ class _Widths:
 
         def seen(q: nn.Module, given: tuple[Tensor, ...]) -> None:
             assert isinstance(q, ActivationQuantizer)
-            bits = range(self.options.lowest, self.options.data_bits + 1)
+            bits = self.options.tried(self.options.data_bits)
             found = {b: _data_range(given[0], q, b, self.options) for b in bits}
             before = self._ranges.get(q, found)  # a layer that is called again
             self._ranges[q] = {b: max(found[b], before[b]) for b in bits}
@@ -235,7 +239,7 @@ class _Widths:
     def _put_weights(self, name: str, layer: Weighted) -> None:
         assert layer.weight_quantizer is not None
         bits = self.weights[name]
-        fraction, n = self._grids[name][self.options.lowest]
+        fraction, n = self._grids[name][self.options.bits]
         for b, (f, m) in self._grids[name].items():
             fraction, n = torch.where(bits == b, f, fraction), torch.where(bits == b, m, n)
         layer.weight_quantizer.fraction.copy_(fraction)

@@ -59,11 +59,6 @@ class Quantizer(nn.Module):
     def rounding(self) -> Rounding:
         return Rounding(self.format.rounding)
 
-    def limited(self) -> None:
-        """Keep the trained widths within what arithmetic holds; called after each step of an optimizer."""
-        with torch.no_grad():
-            self.fraction.clamp_(-FRACTION_LIMIT, FRACTION_LIMIT)
-
     def extra_repr(self) -> str:
         f = self.format
         kind = "learned" if f.trained else "fixed"
@@ -221,11 +216,6 @@ class ActivationQuantizer(Quantizer):
         fraction, integer = self.fraction_bits().detach(), self.integer_bits().detach()
         return self._interval(fraction, integer)
 
-    def limited(self) -> None:
-        super().limited()
-        with torch.no_grad():
-            self.integer.clamp_(-FRACTION_LIMIT, FRACTION_LIMIT)
-
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             return self._exported(x)
@@ -233,17 +223,25 @@ class ActivationQuantizer(Quantizer):
             self.calibrate(x, self.calibrating == "widths")
         if self.tracked and (self.training or self.calibrating):
             return fake_quantize(x, self.fraction, None, True, self.rounding, Overflow.SAT, (self.lowest, self.highest))
+        if not self.training:
+            self._ready()
+        if self.tracked:
+            return self._wrapped(x, self.fraction_bits(), self.integer_bits())
+        follows = self.format.range == "learned" and not self.format.trained
+        fraction = self.fraction_bits() if follows else self.fraction
+        return fake_quantize(
+            x, fraction, self.integer, bool(self.signed), self.rounding, Overflow(self.format.overflow)
+        )
+
+    def _ready(self) -> None:
+        """Refuse to compute with a range that is open, or with more bits than are exact."""
         if bool(self.lowest.isinf().any()):
             raise CompileError("quantizer", "has seen no data, so that its range is open", "calibrate it on data first")
-        fraction, integer = self.fraction_bits(), self.integer_bits()
-        if bool((fraction + integer > MAX_BITS).any()):
-            most = int((fraction + integer).max())
+        most = int((self.fraction_bits() + self.integer_bits()).max())
+        if most > MAX_BITS:
             raise CompileError(
                 "quantizer", f"at most {MAX_BITS} bits are exact in training, not {most}", "train fewer bits"
             )
-        if self.tracked:
-            return self._wrapped(x, fraction, integer)
-        return fake_quantize(x, fraction, integer, bool(self.signed), self.rounding, Overflow(self.format.overflow))
 
     def _wrapped(self, x: Tensor, fraction: Tensor, integer: Tensor) -> Tensor:
         lo, hi = self._interval(fraction, integer)

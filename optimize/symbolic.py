@@ -100,8 +100,8 @@ class Compiled:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A model on the frontier: how it was made, validation score (larger is better), LUTs, DSP blocks, both as LUTs (`Compiled.cost`),
-    latency, and what `hc.compile` takes."""
+    """A model on the frontier: how it was made, its validation score (larger is better), LUTs, DSP blocks, both of them as LUTs
+    (`Compiled.cost`), latency, and what `hc.compile` takes."""
 
     method: str
     score: float
@@ -126,7 +126,7 @@ class Row:
 def operator_costs(
     operators: Sequence[str] = tuple(OPERATORS), bits: int = 8, target: str = "vu9p", clock_ns: float | None = None
 ) -> dict[str, tuple[float, float]]:
-    """(cost in LUTs as `Compiled.cost`, latency in ns) of each operator on operands of `bits` with a result of as many, compiled one by one.
+    """(`Compiled.cost`, latency in ns) of each operator, compiled alone, on operands of `bits` with a result of as many.
 
     Raises `CompileError` for operators that are not known.
     """
@@ -135,7 +135,7 @@ def operator_costs(
     for name in _known(operators):
         model = calibrate(expression(OPERATORS[name], variables=["x0", "x1"]), {"x": data}, bits=bits)[0]
         compiled = Compiled(model, target, clock_ns)
-        found[name] = (compiled.cost, compiled.estimate.latency_ns)
+        found[name] = (compiled.cost, float(compiled.estimate.latency_ns))
     return found
 
 
@@ -195,9 +195,9 @@ class Symbolic:
     engine: str = "pyoperon"
     operators: tuple[str, ...] = ("add", "sub", "mul", "square", "tanh", "fmax")
     length: int = 25
-    population: int = 500
-    generations: int = 100
-    events: int = 4000
+    population: int = 300
+    generations: int = 50
+    events: int = 2000
     candidates: int = 8
     bits: int | None = 10
     tolerance: float | None = None

@@ -1,7 +1,7 @@
 """Boosted decision trees as students of a network or of the labels, compiled exactly; knows no network.
 
-Two kinds: scikit-learn's histogram boosting, a tree of its own for each output; and trees that all outputs share, whose comparisons are
-paid once.
+Two kinds: scikit-learn's histogram boosting, a tree of its own for each output; and trees that all outputs share,
+whose comparisons are paid once.
 """
 
 from __future__ import annotations

@@ -26,18 +26,22 @@ def error(module, exact, x):
         return float((module(x) - exact(x)).square().mean())
 
 
+def assert_exact(module, x):
+    """The compiled integers are the module's numbers."""
+    design = hc.compile(module, example_inputs=x, backends=())
+    with torch.no_grad():
+        assert np.array_equal(design.predict(x.numpy(), engine="reference"), module(x).numpy())
+
+
 def lut(module):
     return sum(solved(layer) for _, layer in opt.layers(module))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_engine_computes_what_the_module_does(name):
+def test_what_is_compiled_computes_what_the_module_does(name):
     module, x = network(name, len(name))
     bits, ranges = {"dense": (8, "minmax"), "convolution": (3, "percentile")}.get(name, (5, "mse"))
-    found = quantized(module, x, bits=bits, activations=6, ranges=ranges)
-    got = hc.compile(found, example_inputs=x, backends="cpu").predict(x.numpy())
-    with torch.no_grad():
-        assert np.array_equal(got, found(x).numpy())
+    assert_exact(quantized(module, x, bits=bits, activations=6, ranges=ranges), x)
 
 
 def test_no_weight_needs_more_bits_than_asked_for():
@@ -99,9 +103,7 @@ def test_a_budget_is_met_with_fewer_bits_where_they_matter_least(name):
     budget = lut(full) / 2
     found = quantized(module, x, budget=budget, **options)
     assert lut(found) <= budget
-    got = hc.compile(found, example_inputs=x, backends="cpu").predict(x.numpy())
-    with torch.no_grad():
-        assert np.array_equal(got, found(x).numpy())
+    assert_exact(found, x)
     bits = 5
     while lut(uniform := quantized(module, x, bits=bits)) > budget:
         bits -= 1

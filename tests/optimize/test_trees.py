@@ -1,0 +1,114 @@
+"""Trees as students: the compiled trees are what is scored, on one frontier, for labels, teachers and every loss."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hwcompile as hc
+from hwcompile import optimize as opt
+from hwcompile.optimize.symbolic import Compiled
+from hwcompile.optimize.trees import Trees, fit_trees, frontier, sweep
+
+
+def task(loss="cross_entropy", events=1500):
+    x = np.random.default_rng(7).normal(size=(events, 4)).astype(np.float32)
+    values = np.stack([x[:, 0] ** 2, x[:, 1] + 0.5, np.tanh(x[:, 2]) * 2], 1)
+    y = {
+        "cross_entropy": values.argmax(1),
+        "mse": values.astype(np.float32),
+        "bce": (values[:, 1] > 0).astype(np.float32),
+    }
+    return opt.Task(x, y[loss], loss=loss)
+
+
+class Teacher(nn.Module):
+    def forward(self, x):
+        return torch.stack([x[:, 0] ** 2, x[:, 1] + 0.5, torch.tanh(x[:, 2]) * 2], 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce"])
+def test_rows_are_what_is_compiled(loss, shared):
+    given = task(loss)
+    row = fit_trees(given, Trees(depth=3, rounds=8, shared=shared))
+    x, y = given.validation
+    design = hc.compile(row.model, backends="rtl")
+    got = torch.as_tensor(design.predict(x.numpy(), engine="reference"), dtype=torch.float32)
+    assert row.score == given.score_of(got, y)
+    constant = {"cross_entropy": 0.5, "mse": -float(y.float().var(0).mean()) / 2, "bce": 0.8}[loss]
+    assert row.score > constant
+    assert design.report.estimate.lut == pytest.approx(row.lut)
+    assert row.cost == row.lut
+
+
+def test_the_engine_computes_what_was_scored():
+    given = task()
+    row = fit_trees(given, Trees(depth=3, rounds=6, shared=True))
+    x = given.validation[0].numpy()
+    assert np.array_equal(hc.compile(row.model, backends="cpu").predict(x), Compiled(row.model).predict(x))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_leaves_and_inputs_have_the_bits_that_were_asked_for(shared):
+    model = fit_trees(task(), Trees(depth=2, rounds=5, shared=shared, bits=5, leaf_bits=6)).model
+    graph = hc.compile(model, backends=()).graph
+    assert max(int(np.max(graph.nodes[i].type.fixed.width)) for i in graph.inputs) <= 5
+    forests = [n.op for n in graph.nodes if n.op.name == "forest"]
+    assert forests
+    assert all(np.abs(op.values).max() < 2**5 for op in forests)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_teacher_is_learned_from(shared):
+    given = task()
+    wrong = opt.Task(given.x, given.y.flip(0), validation=given.validation)  # labels that say nothing
+    assert fit_trees(wrong, Trees(shared=shared, rounds=10), Teacher()).score > 0.85
+
+
+def test_shared_trees_pay_their_comparisons_once():
+    own, shared = (fit_trees(task(), Trees(depth=3, rounds=8, shared=s)) for s in (False, True))
+    assert shared.lut < own.lut
+
+
+def test_a_sweep_is_a_frontier():
+    rows = sweep(task(), Trees(shared=True), depths=(1, 3), rounds=(1, 4, 12))
+    costs, scores = [r.cost for r in rows], [r.score for r in rows]
+    assert len(rows) > 2
+    assert costs == sorted(costs)
+    assert scores == sorted(scores)
+    assert frontier(reversed(rows)) == rows
+    worse = fit_trees(task(), Trees(depth=1, rounds=2))
+    assert (worse in frontier([*rows, worse])) == all(r.score < worse.score for r in rows if r.cost <= worse.cost)
+
+
+def test_the_same_seed_gives_the_same_trees():
+    a, b = (fit_trees(task(), Trees(rounds=4, events=300, shared=True), seed=3) for _ in range(2))
+    x = task().validation[0]
+    assert np.array_equal(Compiled(a.model).predict(x), Compiled(b.model).predict(x))
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"depth": 0}, "Trees: depth must be 1 or more, not 0"),
+        ({"leaf_bits": 40}, "Trees: leaf_bits must be from 2 to 16, not 40"),
+        ({"rate": 0}, "Trees: rate must be above 0 and at most 1, not 0"),
+    ],
+)
+def test_options_that_make_no_sense(options, sentence):
+    with pytest.raises(hc.CompileError) as e:
+        Trees(**options)
+    assert str(e.value) == sentence
+
+
+def test_tasks_that_trees_do_not_learn():
+    own = opt.Task(task().x, task().y, loss=lambda outputs, y: outputs.mean())
+    with pytest.raises(hc.CompileError, match="Trees: fit losses by name, not a function; give a teacher"):
+        fit_trees(own)
+    some = opt.Task(task().x[:50], torch.tensor([0, 2] * 25))
+    with pytest.raises(hc.CompileError, match="some class has no event in the training data"):
+        fit_trees(some)
+    loader = opt.Task(loader=[], validation=(task().x, task().y))
+    with pytest.raises(hc.CompileError, match="Trees: needs the data as arrays, not a loader"):
+        fit_trees(loader)
