@@ -158,7 +158,7 @@ def _refuse_wrapping(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         n = rounded(given[0] * exp2(q.fraction_bits()), q.rounding)
         if bool(((n < low) | (n > high)).any()):
             rule = "wraps around on this data, and QONNX has only quantizers that saturate"
-            raise CompileError(names[q], rule, "calibrate on this data first, or quantize with overflow SAT")
+            raise CompileError(names[q], rule, "give the data that set its ranges, or calibrate on this data first")
 
     wrapping = [q for q in names if isinstance(q, ActivationQuantizer) and q.format.overflow == "WRAP"]
     hooks = [q.register_forward_pre_hook(check) for q in wrapping]

@@ -6,6 +6,7 @@ integers that hardware computes, and LUTs are the compiler's estimate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,8 @@ from ..ir.passes import PIPELINES, run
 from .task import Task, predict
 
 __all__ = [
-    "OPERATORS", "Candidate", "Compiled", "Row", "Symbolic", "SymbolicResult", "flat", "operator_costs", "regress", "targets",
+    "OPERATORS", "Candidate", "Compiled", "Row", "Symbolic", "SymbolicResult", "centred", "flat", "operator_costs", "regress",
+    "targets",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -57,6 +59,9 @@ OPERATORS: dict[str, str] = {
 
 _PYSR = {"add": "+", "sub": "-", "mul": "*", "div": "/", "fmin": "min", "fmax": "max"}
 _BINARY = tuple(_PYSR)
+
+_LONGEST = 15
+"""Bits of constants where a tolerance says how fine the rest is."""
 
 
 # ---- what compiled models cost and compute ----------------------------------------------------------------------------
@@ -159,18 +164,22 @@ def flat(where: str, task: Task) -> Tensor:
 
 
 def targets(task: Task, teacher: nn.Module | None, x: Tensor, y: Tensor) -> Floats:
-    """What a student shall compute ``[events, outputs]``: the teacher's outputs, or the targets themselves.
+    """What a student shall learn ``[events, outputs]``: the teacher's outputs, or the targets themselves.
 
-    Of classes: the teacher's logits less their mean, which no probability sees; without teacher 1 for the class and 0 else.
+    Of classes and of yes or no these are probabilities: the teacher's, or 1 and 0 as the labels say.
     """
-    if teacher is not None:
-        found = predict(teacher, x).double().reshape(len(x), -1)
-        found = found - found.mean(1, keepdim=True) if task.kind == "cross_entropy" else found
-    elif task.kind == "cross_entropy" and not y.is_floating_point():
-        found = torch.nn.functional.one_hot(y).double()
+    if teacher is None:
+        classes = task.kind == "cross_entropy" and not y.is_floating_point()
+        found = torch.nn.functional.one_hot(y) if classes else y
     else:
-        found = y.double().reshape(len(x), -1)
-    return found.numpy()
+        links = {"cross_entropy": lambda z: torch.softmax(z, -1), "bce": torch.sigmoid}
+        found = links.get(task.kind, lambda z: z)(predict(teacher, x).double())
+    return found.double().reshape(len(x), -1).numpy()
+
+
+def centred(task: Task, wanted: Floats) -> Floats:
+    """Targets for least squares: of yes or no with 0 between the two, which is where the score divides them."""
+    return wanted - 0.5 if task.kind == "bce" else wanted
 
 
 def r2(outputs: Floats, wanted: Floats) -> float:
@@ -256,8 +265,8 @@ def regress(
     options = options or Symbolic()
     x, (x_v, y_v) = flat("Symbolic", task), task.validation
     events = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: options.events]
-    data, wanted = x[events].double().numpy(), targets(task, teacher, x[events], task.y[events])
-    checked = targets(task, teacher, x_v, y_v)
+    data, wanted = x[events].double().numpy(), centred(task, targets(task, teacher, x[events], task.y[events]))
+    checked = centred(task, targets(task, teacher, x_v, y_v))
     outputs = range(wanted.shape[1]) if options.outputs is None else options.outputs
     unknown = next((k for k in outputs if not 0 <= k < wanted.shape[1]), None)
     if unknown is not None:
@@ -302,7 +311,8 @@ def _front(
 ) -> list[Candidate]:
     """Compiled candidates that none cheaper beats, the cheapest first."""
     candidates: list[Candidate] = []
-    for text, complexity, _ in _thinned(found, options.candidates):
+    for given, complexity, _ in _thinned(found, options.candidates):
+        text = _shorter(given, (options.bits or _LONGEST) + 1)
         try:
             compiled = Compiled(_model(options, [text], data), options.target, options.clock_ns)
             cost, latency = compiled.cost, compiled.estimate.latency_ns
@@ -316,6 +326,17 @@ def _front(
         if not front or c.r2 > front[-1].r2:
             front.append(c)
     return front
+
+
+def _shorter(text: str, bits: int) -> str:
+    """The formula with its constants rounded to so many significant bits, exactly as they are compiled: a constant of nine
+    digits is a wide multiplication, and exact sums of several need more bits than there are."""
+
+    def rounded(match: re.Match[str]) -> str:
+        mantissa, exponent = np.frexp(float(match[0]))
+        return repr(float(np.ldexp(np.round(np.ldexp(mantissa, bits)), int(exponent) - bits)))
+
+    return re.sub(r"(?<![\w.])(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(?![\w.])", rounded, text)
 
 
 def _thinned(found: Sequence[tuple[str, int, float]], count: int) -> list[tuple[str, int, float]]:

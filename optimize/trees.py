@@ -20,7 +20,7 @@ from ..frontends.real import Concat, Forest, Input, RealBuilder, RealModel
 from ..frontends.trees import Tree, tree_model, with_types
 from ..frontends.trees_sklearn import read_sklearn
 from ..ir.errors import CompileError
-from .symbolic import Compiled, Row, flat, targets
+from .symbolic import Compiled, Row, centred, flat, targets
 from .task import Task
 
 __all__ = ["Trees", "fit_trees", "frontier", "sweep"]
@@ -59,7 +59,9 @@ class Trees:
 
 
 def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | None = None, seed: int = 0) -> Row:
-    """Trees fitted to the teacher's outputs (least squares, of logits for classes), or to the task's targets with its loss.
+    """Trees fitted to the teacher's outputs, or to the task's targets, with its loss.
+
+    Trees of each output's own learn a teacher's probabilities by least squares, shared ones by the cross entropy with them.
 
     The row has what `hc.compile` takes as `model`; its score is that of the quantized trees on the validation data.
     Raises `CompileError` without scikit-learn, and for losses other than cross_entropy, mse and bce without a teacher.
@@ -71,7 +73,8 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     events = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: options.events]
     data, y = x[events].double().numpy(), task.y[events]
     wanted = targets(task, teacher, x[events], y)
-    kind = task.kind if teacher is None else "mse"
+    kind = "mse" if task.kind == "own" or (teacher is not None and not options.shared) else task.kind
+    wanted = centred(task, wanted) if kind == "mse" else wanted
     fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
     model = _quantized(options, fitted, data)
     method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"

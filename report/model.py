@@ -113,6 +113,17 @@ class Report:
     synthesis_note: str = ""
     schedule: Mapping[str, Any] | None = None
 
+    def __str__(self) -> str:
+        """The report as the command prints it, without colours."""
+        from rich.console import Console
+
+        from .text import print_report
+
+        console = Console(width=120, no_color=True, highlight=False)
+        with console.capture() as text:
+            print_report(self, console)
+        return text.get()
+
     def as_json(self) -> str:
         """JSON text; a number that does not exist (NaN) is null."""
         values = dataclasses.asdict(self)

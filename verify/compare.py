@@ -66,6 +66,11 @@ class Verification:
     def ok(self) -> bool:
         return all(r.mismatches == 0 for r in self.results)
 
+    def __str__(self) -> str:
+        """A line for each engine."""
+        lines = (f"{r.engine:<10} {r.vectors:>7,} checked, {r.mismatches:,} different  {r.note}".rstrip() for r in self.results)
+        return "\n".join(lines)
+
 
 def compare(
     graph: Graph, inputs: Mapping[str, Int64], expected: Mapping[str, Int64], got: Mapping[str, Any]

@@ -186,7 +186,7 @@ def runs(task):
     return [Run(good, network(0), task, 1), Run(bad, network(0), task), Run(good, dropped, task, 2)]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_runs_together_are_runs_alone(jobs):
     given, seen = runs(data()), []
     found = train_all(given, jobs, lambda index, outcome: seen.append(index))

@@ -12,7 +12,7 @@ from hwcompile.optimize.cost import solved
 from hwcompile.optimize.layers import Mask
 from hwcompile.optimize.post_training import PostTraining
 
-STEPS = 60
+STEPS = 40
 
 
 def quantized(module, x, seed=0, **options):
@@ -37,7 +37,11 @@ def lut(module):
     return sum(solved(layer) for _, layer in opt.layers(module))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+QUICK = ("dense", "convolution")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in QUICK]
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_what_is_compiled_computes_what_the_module_does(name):
     module, x = network(name, len(name))
     bits, ranges = {"dense": (8, "minmax"), "convolution": (3, "percentile")}.get(name, (5, "mse"))
@@ -95,7 +99,7 @@ def test_adaptive_rounding_moves_weights_by_less_than_a_step():
     assert moved > 0
 
 
-@pytest.mark.parametrize("name", ["dense", "convolution"])
+@pytest.mark.parametrize("name", ["dense", pytest.param("convolution", marks=pytest.mark.slow)])
 def test_a_budget_is_met_with_fewer_bits_where_they_matter_least(name):
     module, x = network(name, 4)
     options = {"bits": 5, "rounding": "adaptive"}

@@ -1,5 +1,6 @@
 """Symbolic regression: what it finds is what is compiled, costs are the compiler's, and choices keep what they promise."""
 
+import re
 import sys
 import types
 
@@ -94,6 +95,24 @@ def test_a_teacher_is_learned_from_and_outputs_are_chosen():
     assert np.abs(predicted(found.model, x) - wanted).max() < 0.2
 
 
+def test_constants_are_as_short_as_the_data():
+    found = regress(numbers(), Symbolic(**{**SMALL, "bits": 6, "operators": ("add", "mul")}))
+    for front in found.fronts:
+        for text in (c.text for c in front):
+            constants = [float(c) for c in re.findall(r"(?<![\w.])\d+\.?\d*(?:e-?\d+)?", text)]
+            assert constants
+            assert all(
+                float(c * 2.0**40).is_integer() and len(f"{int(c * 2**40):b}".strip("0")) <= 7 for c in constants
+            )
+
+
+def test_yes_or_no_is_told_by_the_sign():
+    x = np.random.default_rng(8).normal(size=(600, 2)).astype(np.float32)
+    task = opt.Task(x, (x[:, 0] + x[:, 1] > 0).astype(np.float32), loss="bce")
+    found = regress(task, Symbolic(operators=("add", "sub"), **SMALL))
+    assert found.row.score > 0.9
+
+
 def test_operators_cost_what_compiling_them_says():
     costs = operator_costs(bits=8)
     assert set(costs) == set(OPERATORS)
@@ -141,7 +160,7 @@ def test_pysr_gets_the_cost_of_operators(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pysr", types.SimpleNamespace(PySRRegressor=Regressor))
     found = regress(numbers(), Symbolic(engine="pysr", operators=("add", "mul", "tanh"), **SMALL))
-    assert found.chosen[0].text == "X1*X2 + 0.5"
+    assert found.chosen[0].text == "X1*X2 + 0.5"  # 0.5 is short
     assert seen["names"] == ["X1", "X2", "X3"]
     assert seen["binary_operators"] == ["+", "*"]
     assert seen["unary_operators"] == ["tanh"]

@@ -66,6 +66,18 @@ def test_a_teacher_is_learned_from(shared):
     assert fit_trees(wrong, Trees(shared=shared, rounds=10), Teacher()).score > 0.85
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_teacher_of_yes_or_no_is_learned_from(shared):
+    given = task("bce")
+
+    class Says(nn.Module):
+        def forward(self, x):
+            return 6 * x[:, 1] + 3
+
+    wrong = opt.Task(given.x, 1 - given.y, validation=given.validation, loss="bce")
+    assert fit_trees(wrong, Trees(shared=shared, rounds=6), Says()).score > 0.95
+
+
 def test_shared_trees_pay_their_comparisons_once():
     own, shared = (fit_trees(task(), Trees(depth=3, rounds=8, shared=s)) for s in (False, True))
     assert shared.lut < own.lut
