@@ -1,4 +1,4 @@
-"""Milliseconds of a training step of HGQ2 on the Keras backend that is set: peers_hgq_steps.py {mlp,cnn} REPEATS; prints [median, least]."""
+"""Milliseconds of a training step of HGQ2 on the Keras backend that is set, [median, least]: peers_hgq_steps.py {mlp,cnn} REPEATS."""
 
 from __future__ import annotations
 

@@ -47,9 +47,8 @@ def main() -> None:
         ((error(features, lut, extra), extra) for extra in np.arange(0, 6.1, 0.25)), key=lambda found: found[0][0]
     )
     (rms, (first, bit)), extra = best
-    print(
-        f"first={first:.3f}, bit={bit:.3f}, extra={extra:g}: relative error {rms:.1%} over {len(lut)} layers of {lut.min():.0f} to {lut.max():.0f} LUTs"
-    )
+    print(f"first={first:.3f}, bit={bit:.3f}, extra={extra:g}")
+    print(f"relative error {rms:.1%} over {len(lut)} layers of {lut.min():.0f} to {lut.max():.0f} LUTs")
 
 
 def error(features: np.ndarray, lut: np.ndarray, extra: float) -> tuple[float, np.ndarray]:

@@ -31,6 +31,11 @@ class Mask(nn.Module):
         return values * self.keep
 
 
+def sums_in_double(module: nn.Module) -> bool:
+    """In eval mode sums are float64, which holds 53 bits: quantizers then see what hardware sums. An export has no types."""
+    return not module.training and not torch.compiler.is_exporting()
+
+
 class Affine(nn.Module):
     """``x * weight + bias`` for each channel: a batch normalization that no layer precedes.
 
@@ -80,7 +85,10 @@ class Weighted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        return self.compute(x, self.used_weight(), self.used_bias())
+        weight, bias = self.used_weight(), self.used_bias()
+        if self.weight_quantizer is not None and sums_in_double(self):
+            x, weight, bias = x.double(), weight.double(), None if bias is None else bias.double()
+        return self.compute(x, weight, bias)
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's function of data and constants."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 from .formats import Format, Spec, fixed
-from .layers import Weighted, activation_axis, prepare, quantizers
+from .layers import Weighted, activation_axis, prepare, quantizers, sums_in_double
 from .modules import FUNCTIONS, Product, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -35,7 +35,10 @@ class QuantizedFunction(nn.Module):
         self.inputs, self.function, self.output_quantizer = nn.ModuleList(inputs), function, output
 
     def forward(self, *data: Tensor) -> Tensor:
-        return self.output_quantizer(self.function(*(q(x) for q, x in zip(self.inputs, data, strict=True))))
+        given = [q(x) for q, x in zip(self.inputs, data, strict=True)]
+        if sums_in_double(self):
+            given = [x.double() for x in given]
+        return self.output_quantizer(self.function(*given))
 
 
 class SoftmaxTables(nn.Module):

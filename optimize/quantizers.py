@@ -226,12 +226,10 @@ class ActivationQuantizer(Quantizer):
         if not self.training:
             self._ready()
         if self.tracked:
-            return self._wrapped(x, self.fraction_bits(), self.integer_bits())
+            return self._wrapped(x, self.fraction_bits(), self.integer_bits()).to(torch.float32)
         follows = self.format.range == "learned" and not self.format.trained
-        fraction = self.fraction_bits() if follows else self.fraction
-        return fake_quantize(
-            x, fraction, self.integer, bool(self.signed), self.rounding, Overflow(self.format.overflow)
-        )
+        fraction, mode = self.fraction_bits() if follows else self.fraction, Overflow(self.format.overflow)
+        return fake_quantize(x, fraction, self.integer, bool(self.signed), self.rounding, mode).to(torch.float32)
 
     def _ready(self) -> None:
         """Refuse to compute with a range that is open, or with more bits than are exact."""

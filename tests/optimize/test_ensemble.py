@@ -110,6 +110,21 @@ def test_training_is_that_of_each_alone(spec):
         assert all(torch.equal(v, before[k][n]) for n, v in states(module).items())
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_step_needs_nothing_but_its_device(spec):
+    """On torch's device without numbers, which refuses tensors of another and whatever would wait for numbers."""
+    task = data()
+    ensemble = Ensemble(candidates(SPECS[spec], task), "meta")
+    program, _ = ensemble.program(task, [opt.Train(1, 100, beta=1e-3)] * 3)
+    losses = program.losses(ensemble.forward(program.x), program.y) + ensemble.costs(program.prices())
+    losses.sum().backward()
+    assert all(p.grad is not None for p in ensemble.layers.parameters())
+    program.weights.step(torch.ones(3, device="meta"))
+    program.bits.step(torch.ones(3, device="meta"), 40)
+    tensors = [*ensemble.layers.parameters(), *ensemble.layers.buffers()]
+    assert {t.device.type for t in tensors} == {losses.device.type} == {"meta"}
+
+
 def test_budgets_and_float_networks():
     task = data()
     modules = candidates(opt.Spec(), task, 2)

@@ -18,9 +18,10 @@ from keras import layers
 
 def dense():
     return keras.Sequential([
-        layers.Input((6,)), layers.Dense(9), layers.BatchNormalization(), layers.Activation("relu"), layers.Dense(8, use_bias=False),
-        layers.BatchNormalization(scale=False, epsilon=1e-2), layers.LeakyReLU(negative_slope=0.25), layers.Dropout(0.5),
-        layers.Dense(3, activation="softmax"),
+        layers.Input((6,)), layers.Dense(9), layers.BatchNormalization(), layers.Activation("relu"),
+        layers.Dense(8, use_bias=False), layers.BatchNormalization(scale=False, epsilon=1e-2),
+        layers.LeakyReLU(negative_slope=0.25),
+        layers.Dropout(0.5), layers.Dense(3, activation="softmax"),
     ])  # fmt: skip
 
 
