@@ -1,4 +1,4 @@
-"""Milliseconds of a training step of HGQ2 on the Keras backend that is set, [median, least]: peers_hgq_steps.py {mlp,cnn} REPEATS."""
+"""Milliseconds of a training step of HGQ2 on the Keras backend that is set, [median, least]: peers_hgq_steps.py KIND REPEATS."""
 
 from __future__ import annotations
 

@@ -9,19 +9,26 @@ except ImportError:
 
 from .cost import ebops, prices, resource, solved
 from .distill import Distill, Features, MeanTeacher, ReconstructionError
+from .ensemble import Ensemble
 from .formats import Format, Spec, fixed, learned
 from .generated import generated
+from .keras_models import from_keras
 from .layers import layers, prepare, quantizers
 from .low_rank import LowRank
 from .passes import Calibrate, Quantize
 from .pipeline import Pass, Pipeline, Point, Record, Result, Work, measures
+from .post_training import PostTraining
 from .pruning import DspWords, Gradual, MemoryWords, Multipliers, NofM, Prune, Unstructured
 from .pruning_trained import Constrain, TrainMasks
+from .qonnx import to_qonnx
 from .quantize import calibrate, quantize
 from .quantizers import ActivationQuantizer, WeightQuantizer
+from .runs import Run, train_all
 from .shrink import Shrink
+from .symbolic import Symbolic, SymbolicResult, regress
 from .task import Task
 from .train import During, Train
+from .trees import Trees, fit_trees, sweep
 
 __all__ = [  # noqa: RUF022  in the order in which they are met
     # Formats, and modules that compute with them.
@@ -33,6 +40,11 @@ __all__ = [  # noqa: RUF022  in the order in which they are met
     "Quantize", "Calibrate", "Train", "During",
     "Prune", "Gradual", "TrainMasks", "Constrain", "Shrink", "Unstructured", "NofM", "Multipliers", "MemoryWords", "DspWords",
     "LowRank", "Distill", "Features", "MeanTeacher", "ReconstructionError",
+    "PostTraining",
+    # Students that are no networks.
+    "Symbolic", "SymbolicResult", "regress", "Trees", "fit_trees", "sweep",
+    # Many at once; from and to other tools.
+    "Ensemble", "Run", "train_all", "from_keras", "to_qonnx",
     # Layers, for passes of one's own.
     "layers", "prepare", "quantizers",
 ]  # fmt: skip

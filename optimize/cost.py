@@ -90,7 +90,7 @@ def layer_cost(layer: Weighted, price: Price) -> Tensor:
         c = c.expand(layer.input_shape)
         return _Products.apply(b, c, price)  # pyright: ignore[reportReturnType]
     spread = c.expand(layer.input_shape)
-    weight = price.bit * b + price.first * _present(b)
+    weight = price.bit * b + price.first * present(b)
     data = spread + price.extra * (spread.detach() > 0)
     products = layer.compute(data[None], weight, None).sum()
     return products + price.input * spread.sum()
@@ -114,7 +114,7 @@ class _Products(torch.autograd.Function):
         return g * of_weight, g * (each + ctx.price.input), None
 
 
-def _present(b: Tensor) -> Tensor:
+def present(b: Tensor) -> Tensor:
     """1 where a weight has bits; one that is about to lose its last has the gradient of that bit."""
     some = (b.detach() > 0).to(b.dtype)
     return some + (b - b.detach()) * (b.detach() == 1)

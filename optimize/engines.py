@@ -58,10 +58,9 @@ class TorchEngine:
 
     def _limit(self) -> None:
         """Keep the trained widths within what arithmetic holds."""
-        if self.bits:
-            with torch.no_grad():
-                torch._foreach_clamp_min_(self.bits, -FRACTION_LIMIT)
-                torch._foreach_clamp_max_(self.bits, FRACTION_LIMIT)
+        with torch.no_grad():
+            for p in self.bits:
+                p.clamp_(-FRACTION_LIMIT, FRACTION_LIMIT)
 
     def _rates(self, lr: float, lr_bits: float) -> None:
         groups = self.optimizer.param_groups

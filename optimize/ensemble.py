@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow
-from .cost import Price, _present, widths
+from .cost import Price, present, widths
 from .fake_quantize import fake_quantize
 from .layers import Mask, Weighted, WeightedLinear, layers, prepare
 from .native_engine import NoProgram, chain
 from .pipeline import Result, Work
-from .quantizers import FRACTION_LIMIT, ActivationQuantizer, Quantizer, WeightQuantizer, _top
+from .quantizers import FRACTION_LIMIT, ActivationQuantizer, Quantizer, WeightQuantizer, integer_bits_of
 from .runs import Outcome
 from .task import LOSSES, Task
-from .train import Train, _after_epoch, _check_budget, _snap, _State, settle
+from .train import State, Train, after_epoch, check_budget, settle, snap
 
 __all__ = ["Ensemble", "Program"]
 
@@ -77,7 +77,7 @@ class Ensemble:
         _check_training(len(self.modules), task, options)
         works = [Work(m, task, seed) for m in self.modules]
         for work, o in zip(works, options, strict=True):
-            work.progress = _State.fresh(work, o)
+            work.progress = State.fresh(work, o)
         return Program(self, task, options, works), works
 
     def _between(self, works: list[Work], failed: dict[int, Exception], act: Callable[[int], Any]) -> None:
@@ -117,20 +117,20 @@ class Ensemble:
 def _ended(epoch: int, options: Train, work: Work) -> None:
     """What `Train` does after an epoch."""
     work.progress.epoch = epoch + 1
-    _after_epoch(options, work.progress, work, _Score())
+    after_epoch(options, work.progress, work, _Score())
 
 
 def _begun(epoch: int, options: Train, work: Work) -> None:
     """What `Train` does before an epoch."""
     if epoch >= options.hold * options.epochs:
-        _snap(work.module)
+        snap(work.module)
 
 
 def _finished(options: Train, work: Work) -> None:
     """What `Train` does at its end."""
     settle(work)
     if options.budget is not None:
-        _check_budget(options.budget, work)
+        check_budget(options.budget, work)
 
 
 class _Score:
@@ -247,7 +247,7 @@ class _Constants(WeightQuantizer):
             return fake_quantize(values, self.fraction, None, True, self.rounding, Overflow.SAT)
         over = [i for i in range(1, values.ndim) if self.fraction.shape[i] == 1]
         size = values.detach().abs()
-        top = _top(size.amax(over, keepdim=True) if over else size)
+        top = integer_bits_of(size.amax(over, keepdim=True) if over else size)
         fraction = (given.bits - 1 - top).clamp(-FRACTION_LIMIT, FRACTION_LIMIT)
         self.fraction.copy_(fraction)
         return fake_quantize(values, fraction, given.bits - 1 - fraction, True, self.rounding, Overflow(given.overflow))
@@ -330,7 +330,7 @@ def _cost(layer: _Layer, price: Price) -> Tensor:
     """`cost.layer_cost` of each of the K."""
     b, c = widths(layer)
     spread = c.expand(layer.input_shape)
-    weight = price.bit * b + price.first * _present(b)
+    weight = price.bit * b + price.first * present(b)
     data = spread + price.extra * (spread.detach() > 0)
     return (weight * data).sum((1, 2)) + (price.input * spread).sum((1, 2))
 

@@ -80,7 +80,7 @@ class WeightQuantizer(Quantizer):
 
     def _start(self, given: Format, values: Tensor) -> Tensor:
         """The fraction bits with which values have `given.bits`: of each, or of the largest of those that share them."""
-        top = _top(self._largest(given, values))
+        top = integer_bits_of(self._largest(given, values))
         return (given.bits - 1 - top).clamp(-FRACTION_LIMIT, FRACTION_LIMIT)
 
     def _largest(self, given: Format, values: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class WeightQuantizer(Quantizer):
         return quantize_operator()(values, scale, torch.zeros_like(scale), lo, hi, self.format.rounding, overflow)
 
 
-def _top(largest: Tensor) -> Tensor:
+def integer_bits_of(largest: Tensor) -> Tensor:
     """Integer bits that hold magnitudes up to `largest`: ceil(log2), of 2**-FRACTION_LIMIT at least."""
     mantissa, exponent = torch.frexp(largest.clamp(min=2.0**-FRACTION_LIMIT))
     return (exponent - (mantissa == 0.5).to(exponent.dtype)).to(torch.float32)
@@ -167,7 +167,7 @@ class ActivationQuantizer(Quantizer):
             self._see(x)
             self.signed.fill_(bool((self.lowest < 0).any()))
             size = torch.maximum(self.highest, -self.lowest)
-            needed = _top(torch.where(size > 0, size, size.amax()))  # what is always 0 may not stay so
+            needed = integer_bits_of(torch.where(size > 0, size, size.amax()))  # what is always 0 may not stay so
             if widths or self.format.range == "calibrated":
                 self.integer.copy_(needed)
             if widths or not self.format.trained:

@@ -87,24 +87,24 @@ class Train:
 
     def apply(self, work: Work) -> None:
         prepare(work.module)
-        state = work.progress or _State.fresh(work, self)
+        state = work.progress or State.fresh(work, self)
         work.progress = state
         for method in self.during if state.epoch == 0 else ():
             method.start(work, self.epochs)
         engine = _engine(self, work)  # after the methods, which may put masks on
         while state.epoch < self.epochs:
             if state.epoch >= self.hold * self.epochs:
-                _snap(work.module)
+                snap(work.module)
             engine.epoch(state, work)
             state.epoch += 1
             for method in self.during:
                 method.epoch(work, state.epoch, self.epochs)
-            _after_epoch(self, state, work, engine)
+            after_epoch(self, state, work, engine)
             work.save(False)
         engine.finish()
         settle(work)
         if self.budget is not None:
-            _check_budget(self.budget, work)
+            check_budget(self.budget, work)
 
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
         """Learning rates of weights and of widths at a step."""
@@ -121,7 +121,7 @@ def _cosine(share: float) -> float:
 
 
 @dataclass(eq=False)
-class _State:
+class State:
     """Where training is: saved in checkpoints."""
 
     epoch: int = 0
@@ -135,7 +135,7 @@ class _State:
     losses: list[float] = field(default_factory=list[float])
 
     @classmethod
-    def fresh(cls, work: Work, options: Train) -> _State:
+    def fresh(cls, work: Work, options: Train) -> State:
         """At the start of training."""
         return cls(beta=options.beta, prices=prices(work.module, options.cost) if _priced(work.module) else {})
 
@@ -178,7 +178,7 @@ def _engine(options: Train, work: Work) -> Any:
 # ---- between epochs ---------------------------------------------------------------------------------------------------
 
 
-def _after_epoch(options: Train, state: _State, work: Work, engine: Any) -> None:
+def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
     if state.losses and not math.isfinite(state.losses[-1]):
         rule = f"the loss is not finite in epoch {state.epoch}"
         raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
@@ -208,7 +208,7 @@ def _refuse_collapse(module: nn.Module, epoch: int) -> None:
             raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, raise the budget, or train longer")
 
 
-def _snap(module: nn.Module) -> None:
+def snap(module: nn.Module) -> None:
     """Put trained weights in the middle of what rounds to the same: those that stay between two steps would change between
     them to the end (Nagel et al., arXiv:2203.11086)."""
     with torch.no_grad():
@@ -227,7 +227,7 @@ def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
     work.points[:] = [*kept, Point(score, cost, epoch, state)]
 
 
-def _check_budget(budget: float, work: Work) -> None:
+def check_budget(budget: float, work: Work) -> None:
     found = sum(solved(layer) for _, layer in layers(work.module))
     if found > budget * 1.05:
         rule = f"the budget of {budget:g} LUT was not reached: {found:.0f} is the smallest that was"

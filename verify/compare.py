@@ -68,7 +68,10 @@ class Verification:
 
     def __str__(self) -> str:
         """A line for each engine."""
-        lines = (f"{r.engine:<10} {r.vectors:>7,} checked, {r.mismatches:,} different  {r.note}".rstrip() for r in self.results)
+        lines = (
+            f"{r.engine:<10} {r.vectors:>7,} checked, {r.mismatches:,} different  {r.note}".rstrip()
+            for r in self.results
+        )
         return "\n".join(lines)
 
 

@@ -51,7 +51,14 @@ PIPELINES: dict[str, tuple[str, ...]] = {
         "remove-dead",
     ),
     # What backends are given: requantize is gone, and what it left is simplified.
-    "hardware": ("realise-requantize", "round-by-bias", "fold-constants", "narrow-ranges", "merge-equal", "remove-dead"),
+    "hardware": (
+        "realise-requantize",
+        "round-by-bias",
+        "fold-constants",
+        "narrow-ranges",
+        "merge-equal",
+        "remove-dead",
+    ),
     # What engines in software run: as hardware, with pooling before rounding.
     "software": ("maxima-first", "remove-dead"),
 }

@@ -32,7 +32,11 @@ def round_by_bias(graph: Graph) -> Graph:
         relu = _zero_limit(builder, top)
         total = top if relu is None else next(j for j in builder.nodes[top].operands if j != relu)
         below, limit = builder.nodes[total], builder.nodes[top]
-        if not isinstance(below.op, Add) or readers.get(below.name) != 1 or (relu is not None and readers.get(limit.name) != 1):
+        if (
+            not isinstance(below.op, Add)
+            or readers.get(below.name) != 1
+            or (relu is not None and readers.get(limit.name) != 1)
+        ):
             return None
         constant = next((j for j in below.operands if isinstance(builder.nodes[j].op, Constant)), None)
         half = _half_step(op, builder.type(top))
