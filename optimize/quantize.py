@@ -76,10 +76,11 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     """
     spec, inputs = spec or Spec(), as_inputs(data)
     changed = without_norms(copy.deepcopy(module).eval())
-    _try(changed, inputs)
-    changed = functions_as_modules(changed, functions_used(changed, inputs))
-    _check(changed, spec)
-    shapes = _shapes(changed, inputs)
+    with _calibrating(changed, "widths"):  # quantizers that are there already
+        _try(changed, inputs)
+        changed = functions_as_modules(changed, functions_used(changed, inputs))
+        _check(changed, spec)
+        shapes = _shapes(changed, inputs)
     names = {m: name for name, m in changed.named_modules()}
     for name, layer in prepare(changed):
         formats = spec.of(name)
@@ -149,18 +150,24 @@ def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:
     Trained integer bits stay as they were trained, unless `widths`.
     """
     inputs = as_inputs(data)
-    found = [q for _, q in quantizers(module) if isinstance(q, ActivationQuantizer)]
     before = module.training
+    with _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
+        module.eval()(*inputs)
+    module.train(before)
+
+
+@contextmanager
+def _calibrating(module: nn.Module, what: str) -> Iterator[None]:
+    """Activation quantizers take what they see from the data that pass meanwhile, starting anew."""
+    found = [q for _, q in quantizers(module) if isinstance(q, ActivationQuantizer)]
     for q in found:
         q.forget_range()
-        q.calibrating = "widths" if widths else "ranges"
+        q.calibrating = what
     try:
-        with torch.no_grad():
-            module.eval()(*inputs)
+        yield
     finally:
         for q in found:
             q.calibrating = None
-        module.train(before)
 
 
 def _check(module: nn.Module, spec: Spec) -> None:

@@ -65,7 +65,7 @@ def test_the_listed_packages_are_the_tree():
 def test_public_names():
     assert set(hc.__all__) == {
         "CompileError", "Design", "chain", "compile", "expression", "fixed", "load", "load_target", "open_design",
-        "optimize", "quantize",        "take", "targets", "trace",
+        "optimize", "quantize", "take", "targets", "trace",
     }  # fmt: skip
     for name in hc.__all__:
         assert getattr(hc, name).__doc__
