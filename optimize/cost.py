@@ -48,7 +48,8 @@ EBOPS = Price(first=0.0, bit=1.0)
 LUT = Price(first=0.55, bit=0.18, extra=2.0, input=0.5)
 """LUTs of a shift-add network, where no layer has been solved yet: a weight costs its first digit, and less for more bits.
 
-Fitted by `benchmarks/prices.py`.
+Only the ratios of its numbers last: `refit` scales it to each layer. A fit to random layers (`benchmarks/prices.py`) prices the
+first digit lower.
 """
 
 Prices = Mapping[str, Price]
