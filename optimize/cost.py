@@ -89,12 +89,12 @@ def layer_cost(layer: Weighted, price: Price) -> Tensor:
     b, c = widths(layer)
     if isinstance(layer, nn.Linear) and len(layer.input_shape) == 1:
         c = c.expand(layer.input_shape)
-        return _Products.apply(b, c, price)  # pyright: ignore[reportReturnType]
+        return layer.calls * _Products.apply(b, c, price)  # pyright: ignore[reportReturnType, reportOperatorIssue]
     spread = c.expand(layer.input_shape)
     weight = price.bit * b + price.first * present(b)
     data = spread + price.extra * (spread.detach() > 0)
     products = layer.compute(data[None], weight, None).sum()
-    return products + price.input * spread.sum()
+    return layer.calls * (products + price.input * spread.sum())
 
 
 class _Products(torch.autograd.Function):
@@ -162,9 +162,9 @@ def matrices(layer: Weighted) -> list[Matrix]:
 def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -> list[Matrix]:
     """Matrices with whole weights: each input's own power of two goes into its row."""
     if w.ndim == 2:
-        rows = [_widest(k, t.reshape(-1, w.shape[1]), 0) for k, t in enumerate(each)]
+        rows = _shared([t.reshape(-1, w.shape[1]).T for t in each])
         return [(*_whole(w.T, *rows), outputs // w.shape[0])]
-    rows = [_widest(k, t.reshape(t.shape[0], -1), 1) for k, t in enumerate(each)]
+    rows = _shared([t.reshape(t.shape[0], -1) for t in each])
     groups, taps = int(getattr(layer, "groups", 1)), math.prod(w.shape[2:])
     found = list[Matrix]()
     for g, part in enumerate(w.chunk(groups)):
@@ -175,9 +175,12 @@ def _as_matrices(layer: Weighted, w: Tensor, each: list[Tensor], outputs: int) -
     return found
 
 
-def _widest(k: int, t: Tensor, axis: int) -> Tensor:
-    """The finest step, the lowest or the highest (k = 0, 1, 2) of what shares a weight."""
-    return t.amin(axis) if k == 1 else t.amax(axis)
+def _shared(each: list[Tensor]) -> list[Tensor]:
+    """(fraction, lowest, highest) ``[inputs]`` of what shares a weight, in its finest step, from those ``[inputs, positions]``."""
+    fraction, lo, hi = each
+    finest = fraction.amax(1, keepdim=True)
+    finer = exp2(torch.where(torch.isfinite(fraction), finest - fraction, torch.zeros_like(fraction)))
+    return [finest[:, 0], (lo * finer).amin(1), (hi * finer).amax(1)]
 
 
 def _whole(matrix: Tensor, fraction: Tensor, lo: Tensor, hi: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -202,7 +205,7 @@ def solved(layer: Weighted) -> float:
     for matrix, lo, hi, copies in matrices(layer):
         if matrix.any():
             total += adder_bits(solve(matrix, lo, hi), lo, hi) * copies
-    return total
+    return total * layer.calls
 
 
 def refit(module: nn.Module, by: Prices) -> dict[str, Price]:

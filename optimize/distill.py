@@ -30,6 +30,9 @@ class Guide(nn.Module):
         """The guided part, for a batch of inputs, the student's outputs, and which training events they are."""
         raise NotImplementedError
 
+    def follow(self, module: nn.Module) -> None:
+        """Before a training: this is the student now."""
+
     def stepped(self, module: nn.Module) -> None:
         """After each step of the optimizer."""
 
@@ -72,6 +75,9 @@ class FeatureGuide(Guide):
             self.maps[mine.replace(".", "/")] = nn.Linear(seen[mine].shape[-1], known[theirs].shape[-1])
         self.student = [student]
 
+    def follow(self, module: nn.Module) -> None:
+        self.student = [module]
+
     def loss(self, x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
         with torch.no_grad():
             known = _watched(self.teacher[0], list(self.pairs.values()), x)
@@ -95,6 +101,12 @@ class MeanGuide(Guide):
             return F.mse_loss(outputs, teacher)
         t = self.temperature
         return F.cross_entropy(outputs / t, torch.softmax(teacher / t, -1)) * t * t
+
+    def follow(self, module: nn.Module) -> None:
+        """What has changed its shape since starts anew as its own mean."""
+        own, theirs = self.mean[0].state_dict(), module.state_dict()
+        if own.keys() != theirs.keys() or any(own[k].shape != theirs[k].shape for k in own):
+            self.mean = [_frozen(module)]
 
     def stepped(self, module: nn.Module) -> None:
         with torch.no_grad():
@@ -153,10 +165,10 @@ def _checked(where: str, weight: float, temperature: float = 1.0) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Distill:
-    """The training that follows learns a teacher's outputs too.
+    """The trainings that follow learn a teacher's outputs too.
 
-    `teacher`: a module, by default the network as it came into the pipeline; `ReconstructionError(autoencoder)` for a student
-    of an anomaly score, with `weight=1`.
+    `teacher`: a module, by default the network as it is now; it takes the place of an earlier teacher.
+    `ReconstructionError(autoencoder)` with `weight=1` is that of a student of an anomaly score.
     """
 
     teacher: nn.Module | None = None
@@ -168,6 +180,7 @@ class Distill:
 
     def apply(self, work: Work) -> None:
         teacher = self.teacher if self.teacher is not None else work.module
+        work.guides[:] = [g for g in work.guides if not isinstance(g, OutputGuide)]
         work.guides.append(OutputGuide(teacher, work.task, self.weight, self.temperature))
 
 
@@ -186,7 +199,9 @@ class Features:
         if not self.layers:
             raise CompileError("Features", "needs layers={'student layer': 'teacher layer'}")
         sample = work.task.sample[:64]
-        work.guides.append(FeatureGuide(self.teacher, work.module, self.layers, self.weight, sample))
+        with torch.random.fork_rng(devices=[]):  # the maps start from the seed of the run
+            torch.manual_seed(work.generator().initial_seed())
+            work.guides.append(FeatureGuide(self.teacher, work.module, self.layers, self.weight, sample))
 
 
 @dataclass(frozen=True)

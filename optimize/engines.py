@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..ir.errors import CompileError
 from .cost import resource
 from .distill import guided
 from .layers import quantizers
@@ -22,11 +23,19 @@ class TorchEngine:
     def __init__(self, options: Any, work: Work) -> None:
         self.options, self.module = options, work.module
         weights, bits = parameter_groups(work.module)
-        weights = [*weights, *(p for g in work.guides for p in g.parameters())]
-        groups = [{"params": weights, "weight_decay": options.weight_decay}, {"params": bits, "weight_decay": 0.0}]
+        others = [p for p in weights if p.ndim < 2] + [p for g in work.guides for p in g.parameters()]
+        weights = [p for p in weights if p.ndim >= 2]
+        groups = [
+            {"params": weights, "weight_decay": options.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+            {"params": bits, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
         self.bits = bits
         if work.progress.optimizer is not None:
+            if "param_groups" not in work.progress.optimizer:
+                rule = "was written by the generated training step, which there is no compiler for here"
+                raise CompileError("checkpoint", rule, "install g++, or delete the checkpoint to start anew")
             self.optimizer.load_state_dict(work.progress.optimizer)
 
     def epoch(self, state: Any, work: Work) -> None:
@@ -64,7 +73,8 @@ class TorchEngine:
 
     def _rates(self, lr: float, lr_bits: float) -> None:
         groups = self.optimizer.param_groups
-        groups[0]["lr"] = lr
+        for group in groups:
+            group["lr"] = lr
         if self.bits:
             groups[-1]["lr"] = lr_bits
 

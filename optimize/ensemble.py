@@ -147,10 +147,12 @@ class Program:
         bits = {
             id(p) for m in ensemble.layers.modules() if isinstance(m, Quantizer) for p in m.parameters(recurse=False)
         }
-        own = list(ensemble.layers.parameters())
+        own = dict(ensemble.layers.named_parameters())
         decay = torch.tensor([o.weight_decay for o in options], device=device)
-        self.weights = _Adam([p for p in own if id(p) not in bits], decay)
-        self.bits = _Adam([p for p in own if id(p) in bits], torch.zeros_like(decay))
+        none = torch.zeros_like(decay)
+        self.weights = _Adam([p for n, p in own.items() if n.endswith("weight")], decay)
+        self.biases = _Adam([p for n, p in own.items() if n.endswith("bias")], none)
+        self.bits = _Adam([p for p in own.values() if id(p) in bits], none)
 
     def epoch(self, epoch: int, failed: dict[int, Exception]) -> None:
         """One pass over the data."""
@@ -176,6 +178,7 @@ class Program:
                 losses = losses + beta * costs
             losses.sum().backward()
             self.weights.step(rates[step, :, 0])
+            self.biases.step(rates[step, :, 0])
             self.bits.step(rates[step, :, 1], FRACTION_LIMIT)
         for state, loss in zip(states, (total / steps).tolist(), strict=True):
             state.losses.append(loss)

@@ -61,7 +61,8 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, fraction: Tensor, integer: Any, signed: bool, rounding: Any, overflow: Any, seen: Any
     ) -> Tensor:
-        library = _library(rounding.value, None if integer is None else overflow.value) if _fits(x) else None
+        fits = all(map(_fits, (x, fraction, integer, *(seen or ()))))
+        library = _library(rounding.value, None if integer is None else overflow.value) if fits else None
         layout = _layout(x.shape, fraction.shape) if library is not None else None
         ctx.options = (signed, rounding, overflow, library, layout)
         ctx.save_for_backward(x, fraction, integer)
@@ -93,8 +94,8 @@ class _FakeQuantize(torch.autograd.Function):
 # ---- compiled ---------------------------------------------------------------------------------------------------------
 
 
-def _fits(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
+def _fits(x: Tensor | None) -> bool:
+    return x is None or (x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous())
 
 
 @cache

@@ -70,6 +70,8 @@ class Weighted(nn.Module):
     mask: nn.Module | None
     input_shape: tuple[int, ...]
     """Of an event's input, known once the layer is quantized."""
+    calls: int = 1
+    """How often an event uses the layer."""
 
     def used_weight(self) -> Tensor:
         """The weight that the layer computes with."""

@@ -135,13 +135,14 @@ def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
 _NAMES = {k if isinstance(k, str) else k.__name__ for k in _FUNCTIONAL}
 
 
-def without_norms(module: nn.Module) -> nn.Module:
+def without_norms(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """The module with every batch normalization folded into the layer before it, or made an `Affine` where there is none.
 
     The statistics are those of eval mode. Raises `CompileError` where one keeps no statistics.
     """
     if not any(isinstance(m, _NORMS) for m in module.modules()):
         return module
+    rows = _matrix_layers(module, inputs)
     graph = traced(module, "batch normalization")
     parts = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
@@ -151,7 +152,7 @@ def without_norms(module: nn.Module) -> nn.Module:
         scale, shift = _affine(str(node.target), norm)
         before = node.args[0]
         layer = parts.get(str(before.target)) if before.op == "call_module" and len(before.users) == 1 else None
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and _calls(graph, before) == 1 and _fits(layer, norm):
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and _calls(graph, before) == 1 and layer not in rows:
             _fold(layer, scale, shift)
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
@@ -168,9 +169,22 @@ def _calls(graph: fx.GraphModule, node: fx.Node) -> int:
     return sum(n.op == "call_module" and n.target == node.target for n in graph.graph.nodes)
 
 
-def _fits(layer: nn.Module, norm: nn.Module) -> bool:
-    """The outputs of the layer are what the norm counts as channels (rows of a matrix are not)."""
-    return layer.weight.shape[0] == norm.num_features  # pyright: ignore[reportReturnType, reportAttributeAccessIssue, reportIndexIssue, reportCallIssue, reportArgumentType]
+def _matrix_layers(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[nn.Module]:
+    """Dense layers on the rows of a matrix: a norm behind one counts rows as its channels, not the layer's outputs."""
+    found: set[nn.Module] = set()
+
+    def seen(m: nn.Module, args: Any, output: Tensor) -> None:
+        if output.ndim > 2:
+            found.add(m)
+
+    hooks = [m.register_forward_hook(seen) for m in module.modules() if isinstance(m, nn.Linear)]
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        for h in hooks:
+            h.remove()
+    return found
 
 
 def _affine(name: str, norm: Any) -> tuple[Tensor, Tensor]:
@@ -184,9 +198,7 @@ def _affine(name: str, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fold(layer: Any, scale: Tensor, shift: Tensor) -> None:
-    with torch.no_grad():
-        layer.weight.mul_(scale.reshape([-1] + [1] * (layer.weight.ndim - 1)))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(shift.clone())
-        else:
-            layer.bias.mul_(scale).add_(shift)
+    with torch.no_grad():  # new parameters: others may share the old ones
+        weight = layer.weight * scale.reshape([-1] + [1] * (layer.weight.ndim - 1))
+        bias = shift.clone() if layer.bias is None else layer.bias * scale + shift
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)

@@ -34,6 +34,8 @@ class NoProgram(Exception):
 
 def chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
     """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
+    if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+        raise NoProgram("it has forward hooks")
     try:
         graph = traced(module, "a generated training step")
     except CompileError as e:
@@ -169,6 +171,8 @@ class NativeEngine:
             self._bind(name, tensor)
         self.adam = Adam(decay=options.weight_decay, lowest=-FRACTION_LIMIT, highest=FRACTION_LIMIT)
         saved = work.progress.optimizer
+        if saved is not None and "moments" not in saved:
+            raise CompileError("checkpoint", "was written by torch, not by the generated step", "set engine='torch'")
         if saved is not None:
             for name, moments in saved["moments"].items():
                 self.step.first[name][...], self.step.second[name][...] = moments

@@ -186,10 +186,14 @@ class Pipeline:
 
     def digest(self, work: Work) -> str:
         """What a run depends on: the passes, the seed, the module as given, and the data."""
-        h = hashlib.sha256(repr((list(self.passes), work.seed, repr(work.original))).encode())
-        for t in (work.task.x, work.task.y, *work.task.validation):
+        passes = [(type(p).__name__, _plain(p)) for p in self.passes]
+        h = hashlib.sha256(repr((passes, work.seed, repr(work.original), work.task.kind)).encode())
+        teachers = (v for p in self.passes for v in vars(p).values() if isinstance(v, nn.Module))
+        modules = [m for m in (work.original, *teachers) if m is not None]
+        tensors = [t for m in modules for t in m.state_dict().values()]
+        for t in (work.task.x, work.task.y, *work.task.validation, *tensors):
             if t is not None:
-                h.update(t.contiguous().numpy().tobytes())
+                h.update(t.detach().contiguous().numpy().tobytes())
         return h.hexdigest()
 
     def _save(self, work: Work, path: Path) -> None:

@@ -75,9 +75,10 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     Raises `CompileError` for layers that cannot be quantized, for names in `spec.layers` that do not exist, and without data.
     """
     spec, inputs = spec or Spec(), as_inputs(data)
-    changed = without_norms(copy.deepcopy(module).eval())
+    changed = _own_functions(copy.deepcopy(module).eval())
     with _calibrating(changed, "widths"):  # quantizers that are there already
         _try(changed, inputs)
+        changed = without_norms(changed, inputs)
         changed = functions_as_modules(changed, functions_used(changed, inputs))
         _check(changed, spec)
         shapes = _shapes(changed, inputs)
@@ -90,16 +91,30 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
         layer.weight_quantizer = WeightQuantizer(formats.weights, layer.weight, layer.channel_axis)
         if layer.bias is not None:
             layer.bias_quantizer = WeightQuantizer(formats.biases, layer.bias)
-        (shape,), _ = shapes[layer]
+        (shape,), _, layer.calls = shapes[layer]
         layer.input_shape = shape
         layer.input_quantizer = ActivationQuantizer(formats.activations, shape, activation_axis(layer))
     for m in [m for m in changed.modules() if isinstance(m, (*FUNCTIONS, Product))]:
         if m in shapes:
-            _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m]))
+            _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m][:2]))
     if spec.output is not None:
         changed = _Output(changed, ActivationQuantizer(spec.output, shapes[changed][1]))
     calibrate(changed, inputs, widths=True)
     return changed.train(module.training)
+
+
+def _own_functions(module: nn.Module) -> nn.Module:
+    """A function that stands in several places becomes one for each, and slopes are the float32 that is compiled."""
+    seen: set[nn.Module] = set()
+    for name, m in list(module.named_modules(remove_duplicate=False)):
+        if isinstance(m, FUNCTIONS) and m in seen:
+            _replace(module, name, copy.deepcopy(m))
+        seen.add(m)
+        if isinstance(m, nn.Softmax) and m.dim is None:
+            raise CompileError(name, "softmax must say its axis", "give dim")
+        if isinstance(m, nn.LeakyReLU):
+            m.negative_slope = float(torch.tensor(m.negative_slope, dtype=torch.float32))
+    return module
 
 
 def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...]) -> nn.Module:
@@ -150,10 +165,14 @@ def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:
     Trained integer bits stay as they were trained, unless `widths`.
     """
     inputs = as_inputs(data)
-    before = module.training
-    with _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
-        module.eval()(*inputs)
-    module.train(before)
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        with _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
+            _try(module.eval(), inputs)
+            module(*inputs)
+    finally:
+        for m, training in modes:
+            m.training = training
 
 
 @contextmanager
@@ -174,12 +193,23 @@ def _check(module: nn.Module, spec: Spec) -> None:
     """Every layer is known, and every name in the spec is a layer."""
     names = dict(module.named_modules())
     weighted = [n for n, m in names.items() if isinstance(m, (Weighted, *_weighted()))]
-    unknown = next((n for n in spec.layers if n not in names), None)
+    quantized = {n for n, m in names.items() if isinstance(m, (Weighted, *_weighted(), *FUNCTIONS, Product))}
+    unknown = next((n for n in spec.layers if n not in quantized), None)
     if unknown is not None:
-        raise CompileError("spec.layers", f"no layer is called '{unknown}'", f"layers: {', '.join(weighted)}")
+        raise CompileError(
+            "spec.layers", f"no layer with quantizers is called '{unknown}'", f"layers: {', '.join(weighted)}"
+        )
+    for name, given in spec.layers.items():
+        if not isinstance(given, Spec):
+            raise CompileError(f"spec.layers['{name}']", f"must be a Spec, not {type(given).__name__}")
     for name, m in names.items():
+        if isinstance(m, _weighted()) and type(m) not in _weighted() and not isinstance(m, Weighted):
+            rule = f"is a {type(m).__name__}, whose weight may not be what it computes with"
+            raise CompileError(name or type(m).__name__, rule, "use torch's own layer, without parametrizations")
         if not type(m).__module__.startswith("torch.nn.modules") or list(m.children()):
             continue
+        if isinstance(m, nn.Upsample) and m.mode != "nearest":
+            raise CompileError(name, f"upsampling must be 'nearest' in training, not {m.mode!r}")
         if type(m) not in (*_weighted(), *FUNCTIONS, *EXACT):
             known = "dense and convolution layers, batch normalization, activation functions, pooling and reshapes"
             rule = f"a {type(m).__name__} cannot be quantized in training"
@@ -196,16 +226,19 @@ def _weighted() -> tuple[type[nn.Module], ...]:
     return tuple(WEIGHTED)
 
 
-Shapes = tuple[list[tuple[int, ...]], tuple[int, ...]]
+Shapes = tuple[list[tuple[int, ...]], tuple[int, ...], int]
 
 
 def _shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, Shapes]:
-    """Shapes of an event's inputs and output at every leaf that a run calls."""
+    """Shapes of an event's inputs and output at every module that a run calls, and how often it does."""
     found: dict[nn.Module, Shapes] = {}
 
     def seen(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
-            found[m] = ([tuple(a.shape[1:]) for a in args if isinstance(a, Tensor)], tuple(output.shape[1:]))
+            given = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor)]
+            if m in found and found[m][0] != given and isinstance(m, (*_weighted(), *FUNCTIONS, Product)):
+                raise CompileError(type(m).__name__, "is used on data of different shapes", "make a layer for each use")
+            found[m] = given, tuple(output.shape[1:]), found[m][2] + 1 if m in found else 1
 
     with _hooked(module, seen), torch.no_grad():
         module(*inputs)

@@ -80,6 +80,8 @@ class Task:
         if not bool(inputs.isfinite().all()):
             raise CompileError(where, "x has values that are not finite", "remove or replace those events")
         if self.loss == "cross_entropy" and not targets.is_floating_point():
+            if targets.ndim != 1:
+                raise CompileError(where, f"labels must be of shape [events], not {list(targets.shape)}")
             return inputs, targets.long()
         if isinstance(self.loss, str) and not bool(targets.isfinite().all()):
             raise CompileError(where, "y has values that are not finite", "remove or replace those events")

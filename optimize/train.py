@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..ir.errors import CompileError
-from .cost import Price, prices, refit, resource, solved, widths
+from .cost import Price, ebops, prices, refit, resource, solved, widths
 from .engines import TorchEngine
 from .layers import layers, prepare, quantizers
 from .native_engine import NativeEngine
@@ -75,6 +75,12 @@ class Train:
     during: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("lr", "lr_bits", "reach", "hold", "beta", "weight_decay"):
+            value, least = getattr(self, name), name in ("beta", "weight_decay")
+            if value is not None and not (math.isfinite(value) and (value >= 0 if least else value > 0)):
+                raise CompileError("Train", f"{name} must be {'0 or more' if least else 'positive'}, not {value}")
+        if max(self.reach, self.hold) > 1:
+            raise CompileError("Train", f"reach and hold are shares up to 1, not {self.reach} and {self.hold}")
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise CompileError("Train", f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -87,10 +93,16 @@ class Train:
 
     def apply(self, work: Work) -> None:
         prepare(work.module)
+        if self.budget is not None and not _priced(work.module):
+            raise CompileError(
+                "Train", "a budget needs trained widths, which a float network has not", "put Quantize before"
+            )
         state = work.progress or State.fresh(work, self)
         work.progress = state
         for method in self.during if state.epoch == 0 else ():
             method.start(work, self.epochs)
+        for guide in work.guides:
+            guide.follow(work.module)
         engine = _engine(self, work)  # after the methods, which may put masks on
         while state.epoch < self.epochs:
             if state.epoch >= self.hold * self.epochs:
@@ -104,7 +116,7 @@ class Train:
         engine.finish()
         settle(work)
         if self.budget is not None:
-            check_budget(self.budget, work)
+            check_budget(self.budget, work, self.cost)
 
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
         """Learning rates of weights and of widths at a step."""
@@ -227,10 +239,11 @@ def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
     work.points[:] = [*kept, Point(score, cost, epoch, state)]
 
 
-def check_budget(budget: float, work: Work) -> None:
-    found = sum(solved(layer) for _, layer in layers(work.module))
+def check_budget(budget: float, work: Work, cost: str = "lut") -> None:
+    """Refuse a network above its budget, in LUTs by the solver or in EBOPs."""
+    found = ebops(work.module) if cost == "ebops" else sum(solved(layer) for _, layer in layers(work.module))
     if found > budget * 1.05:
-        rule = f"the budget of {budget:g} LUT was not reached: {found:.0f} is the smallest that was"
+        rule = f"the budget of {budget:g} {cost.upper()} was not reached: {found:.0f} is the smallest that was"
         raise CompileError("Train", rule, "train longer, raise lr_bits, or raise the budget")
 
 

@@ -47,8 +47,9 @@ def test_features_of_a_teacher_are_learned():
         module = opt.Pipeline([*passes, opt.Train(60, batch=100, lr=0.01)]).run(net, opt.Task(x, y)).module
         with torch.no_grad():
             mine, theirs = module[1](module[0](x)), teacher[1](teacher[0](x))
-        design = torch.cat([mine, torch.ones(len(x), 1)], 1)
-        left[guided] = float((design @ torch.linalg.lstsq(design, theirs).solution - theirs).square().mean())
+        design = torch.cat([mine, torch.ones(len(x), 1)], 1).double()
+        found = torch.linalg.lstsq(design, theirs.double(), driver="gelsd").solution  # some neurons may be dead
+        left[guided] = float((design @ found - theirs).square().mean())
     assert left[True] < 0.5 * left[False]
 
 

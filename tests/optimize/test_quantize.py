@@ -124,6 +124,25 @@ def test_the_module_given_stays_as_it_was_and_the_copy_copies():
     assert np.abs(outputs(quantized, x) - before).max() < 0.2
 
 
+def test_norms_behind_rows_of_a_matrix_count_rows():
+    torch.manual_seed(0)
+    x = torch.randn(64, 4, 3)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).train()
+    module(3 * x + 1)
+    found = opt.quantize(module.eval(), opt.Spec.uniform(16, 16), x)
+    assert np.abs(outputs(found.eval(), x) - outputs(module, x)).max() < 0.01
+
+
+def test_a_function_in_two_places_and_a_layer_used_twice():
+    torch.manual_seed(0)
+    act, layer, x = nn.Tanh(), nn.Linear(6, 6), torch.randn(100, 6)
+    module = nn.Sequential(layer, act, layer, act, nn.Linear(6, 2))
+    quantized = opt.quantize(module, opt.Spec.uniform(6, 7), x).eval()
+    assert [type(m).__name__ for m in quantized].count("QuantizedFunction") == 2
+    assert np.array_equal(compiled(quantized, x), outputs(quantized, x))
+    assert quantized[0].calls == 2
+
+
 class Twisted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +168,14 @@ class Branching(nn.Module):
         (nn.ReLU(), {}, "has no layer with weights"),
         (Twisted(), {}, "layer: is not called as a layer when the module runs"),
         (Branching(), {}, "needs a forward that torch.fx can trace"),
-        (nn.Linear(6, 2), {"spec": opt.Spec(layers={"fc": opt.Spec()})}, "no layer is called 'fc'"),
+        (nn.Linear(6, 2), {"spec": opt.Spec(layers={"fc": opt.Spec()})}, "no layer with quantizers is called 'fc'"),
+        (
+            nn.Sequential(nn.Linear(6, 2), nn.ReLU()),
+            {"spec": opt.Spec(layers={"1": opt.Spec()})},
+            "no layer with quantizers",
+        ),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(6, 2)), {}, "whose weight may not be what it computes with"),
+        (nn.Sequential(nn.Linear(6, 2), nn.Softmax()), {}, "softmax must say its axis"),
         (nn.Linear(6, 2), {"data": None}, "a batch of inputs is needed"),
         (nn.Linear(6, 2), {"data": torch.full((4, 6), torch.nan)}, "not finite"),
         (nn.Linear(6, 2), {"data": torch.zeros(6)}, r"must be \[events, ...\]"),

@@ -141,6 +141,14 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         short.run(module(), task(), checkpoint=path)
 
 
+def test_a_checkpoint_knows_weights_loss_and_seed(tmp_path):
+    path = tmp_path / "run.pt"
+    short = opt.Pipeline([opt.Train(1)])
+    short.run(module(), task(), checkpoint=path)
+    with pytest.raises(hc.CompileError, match="is the checkpoint of other passes"):
+        short.run(module(4), task(), checkpoint=path)
+
+
 def test_ranges_hold_all_the_training_data(trained):
     data = task()
     for _, q in opt.quantizers(trained.module):
@@ -205,6 +213,10 @@ def test_what_goes_wrong_is_said(passes, data, says):
         (lambda: opt.Train(0), "epochs must be 1 or more"),
         (lambda: opt.Train(1, cost="watts"), "cost must be one of lut, ebops"),
         (lambda: opt.Train(1, budget=-3), "budget must be positive"),
+        (lambda: opt.Train(1, hold=0), "hold must be positive"),
+        (lambda: opt.Train(1, beta=-1), "beta must be 0 or more"),
+        (lambda: opt.Train(1, lr=float("nan")), "lr must be positive"),
+        (lambda: opt.Task(np.zeros((3, 2)), np.zeros((3, 1), int)), r"labels must be of shape \[events\]"),
         (lambda: opt.Distill(weight=2), "weight must be from 0 to 1"),
         (lambda: opt.Pipeline([3]), "a pass is a frozen dataclass with apply, not int"),
     ],
