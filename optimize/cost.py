@@ -76,7 +76,7 @@ def widths(layer: Weighted) -> tuple[Tensor, Tensor]:
         raise CompileError(
             type(layer).__name__, "has no widths, since it is not quantized", "quantize the module first"
         )
-    values = layer.weight if layer.mask is None else layer.mask(layer.weight)
+    values = layer.masked_weight()
     bits = bit_length(weight.integers(values))
     if weight.format.trained:
         moving = weight.fraction - weight.fraction.detach()
@@ -148,7 +148,7 @@ def matrices(layer: Weighted) -> list[Matrix]:
         _, c = widths(layer)
         assert weight is not None
         assert data is not None
-        values = layer.weight if layer.mask is None else layer.mask(layer.weight)
+        values = layer.masked_weight()
         w = weight(values).double()
         fraction = torch.where(c > 0, data.fraction_bits(), torch.full_like(c, -math.inf))
         lo, hi = data.reachable()

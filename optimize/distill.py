@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
+from .layers import hooked
 from .pipeline import Work
 from .task import Task, predict
 
@@ -147,12 +148,8 @@ def _watched(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor
     def seen(name: str) -> Any:
         return lambda m, inputs, y: found.__setitem__(name, y.flatten(2).mean(2) if y.ndim > 3 else y)
 
-    hooks = [parts[n].register_forward_hook(seen(n)) for n in names]
-    try:
+    with hooked(parts[n].register_forward_hook(seen(n)) for n in names):
         module(x)
-    finally:
-        for h in hooks:
-            h.remove()
     return found
 
 

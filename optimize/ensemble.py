@@ -130,7 +130,7 @@ def _finished(options: Train, work: Work) -> None:
     """What `Train` does at its end."""
     settle(work)
     if options.budget is not None:
-        check_budget(options.budget, work)
+        check_budget(options.budget, work, options.cost)
 
 
 class _Score:

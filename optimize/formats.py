@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
@@ -86,7 +86,3 @@ class Spec:
     def of(self, name: str) -> Spec:
         """The formats of the layer `name`."""
         return self.layers.get(name, self)
-
-    def describe(self) -> dict[str, object]:
-        """The fields as plain values, for records."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}

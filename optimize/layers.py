@@ -6,16 +6,18 @@ deep-copy, pickle and export as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
 
-__all__ = ["Affine", "Mask", "Weighted", "layers", "prepare", "quantizers"]
+__all__ = ["WEIGHTED", "Affine", "Mask", "Weighted", "hooked", "is_quantized", "layers", "prepare", "quantizers"]
 
 
 class Mask(nn.Module):
@@ -29,6 +31,17 @@ class Mask(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return values * self.keep
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """The hooks that these handles are of, for as long as the block runs."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
+            handle.remove()
 
 
 def sums_in_double(module: nn.Module) -> bool:
@@ -73,9 +86,13 @@ class Weighted(nn.Module):
     calls: int = 1
     """How often an event uses the layer."""
 
+    def masked_weight(self) -> Tensor:
+        """The weight before it is quantized."""
+        return self.weight if self.mask is None else self.mask(self.weight)
+
     def used_weight(self) -> Tensor:
         """The weight that the layer computes with."""
-        w = self.weight if self.mask is None else self.mask(self.weight)
+        w = self.masked_weight()
         return w if self.weight_quantizer is None else self.weight_quantizer(w)
 
     def used_bias(self) -> Tensor | None:
@@ -168,6 +185,12 @@ def prepare(module: nn.Module) -> list[tuple[str, Weighted]]:
 def layers(module: nn.Module) -> list[tuple[str, Weighted]]:
     """The prepared layers with weights and their names, in the module's order."""
     return [(name, m) for name, m in module.named_modules() if isinstance(m, Weighted)]
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Every layer with weights has widths, so that the module has a cost."""
+    found = layers(module)
+    return bool(found) and all(m.weight_quantizer is not None and m.input_quantizer is not None for _, m in found)
 
 
 def quantizers(module: nn.Module) -> Iterator[tuple[str, Quantizer]]:

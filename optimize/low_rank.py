@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..ir.errors import CompileError
 from .cost import solved
 from .formats import Spec
-from .layers import Affine, Weighted, prepare
+from .layers import Affine, Weighted, hooked, prepare
 from .pipeline import Work
 from .quantize import quantize
 from .task import Task
@@ -160,7 +160,7 @@ def _conv(c: Any, weight: Tensor, axes: Sequence[int], bias: Tensor | None = Non
 
 def _chain(layer: Any, method: str, rank: int, parts: int) -> tuple[nn.Module, float]:
     """The layer as a chain of float layers, and the share of its weights' squares that it holds."""
-    w = (layer.weight if layer.mask is None else layer.mask(layer.weight)).detach()
+    w = layer.masked_weight().detach()
     b = None if layer.bias is None else layer.bias.detach()
     if w.ndim == 2:
         if method == "tt":
@@ -396,7 +396,7 @@ def _count(chain: nn.Module) -> int:
 def _plain(m: Any) -> nn.Module:
     """A float layer that computes with the weights in use."""
     kind: Any = {2: nn.Linear, 3: nn.Conv1d, 4: nn.Conv2d}[m.weight.ndim]
-    w = (m.weight if m.mask is None else m.mask(m.weight)).detach()
+    w = m.masked_weight().detach()
     if kind is nn.Linear:
         return nn.Sequential(_dense(w, m.bias))
     return nn.Sequential(_conv(m, w, range(w.ndim - 2), m.bias))
@@ -424,13 +424,10 @@ def _inputs(module: nn.Module, task: Task, own: dict[str, Weighted]) -> dict[str
 
         return hook
 
-    hooks = [m.register_forward_pre_hook(see(name)) for name, m in own.items()]
     before = module.training
     try:
-        with torch.no_grad():
+        with hooked(m.register_forward_pre_hook(see(name)) for name, m in own.items()), torch.no_grad():
             module.eval()(task.sample[:2048])
     finally:
-        for h in hooks:
-            h.remove()
         module.train(before)
     return found

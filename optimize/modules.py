@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
-from .layers import Affine
+from .layers import Affine, hooked
 
 __all__ = ["FUNCTIONS", "Product", "functions_as_modules", "without_norms"]
 
@@ -122,13 +122,9 @@ def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
         depth -= 1
 
     leaves = [m for m in module.modules() if type(m).__module__.startswith("torch.nn") and not list(m.children())]
-    hooks = [h for m in leaves for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
-    try:
-        with torch.no_grad(), Seen():
-            module(*inputs)
-    finally:
-        for h in hooks:
-            h.remove()
+    hooks = (h for m in leaves for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave)))
+    with hooked(hooks), torch.no_grad(), Seen():
+        module(*inputs)
     return found
 
 
@@ -157,9 +153,8 @@ def without_norms(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
         else:
-            axis = 0
             parent, _, name = str(node.target).rpartition(".")
-            setattr(graph.get_submodule(parent), name, Affine(scale, shift, axis))
+            setattr(graph.get_submodule(parent), name, Affine(scale, shift, axis=0))
     graph.recompile()
     graph.delete_all_unused_submodules()
     return graph
@@ -177,13 +172,9 @@ def _matrix_layers(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[nn.Modu
         if output.ndim > 2:
             found.add(m)
 
-    hooks = [m.register_forward_hook(seen) for m in module.modules() if isinstance(m, nn.Linear)]
-    try:
-        with torch.no_grad():
-            module(*inputs)
-    finally:
-        for h in hooks:
-            h.remove()
+    dense = (m for m in module.modules() if isinstance(m, nn.Linear))
+    with hooked(m.register_forward_hook(seen) for m in dense), torch.no_grad():
+        module(*inputs)
     return found
 
 

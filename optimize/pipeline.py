@@ -22,7 +22,7 @@ from torch import nn
 from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
 from .cost import ebops, solved
-from .layers import layers
+from .layers import is_quantized, layers
 from .task import Task
 
 __all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
@@ -63,9 +63,9 @@ class Point:
 class Work:
     """What passes work on.
 
-    `guides`: what else the training that follows learns from (`distill.Guide`). `points`: the frontier that training met.
-    `progress`: of the pass under way, whatever it needs to go on; it is saved with the module. `save`: called by long passes
-    between steps, with True where it must happen now.
+    `digest`: of all that the run depends on, where it has checkpoints. `guides`: what else the training that follows learns from
+    (`distill.Guide`). `points`: the frontier that training met. `progress`: of the pass under way, whatever it needs to go on; it
+    is saved with the module. `save`: called by long passes between steps, with True where it must happen now.
     """
 
     module: nn.Module
@@ -74,6 +74,7 @@ class Work:
     index: int = 0
     guides: list[Any] = field(default_factory=list[Any])
     original: nn.Module | None = None
+    digest: str = ""
     points: list[Point] = field(default_factory=list[Point])
     records: list[Record] = field(default_factory=list[Record])
     progress: Any = None
@@ -112,10 +113,9 @@ def measures(module: nn.Module, task: Task) -> dict[str, float]:
     """Validation score, nonzero weights, and of a quantized module the adder bits by the solver and EBOPs."""
     found = {"score": task.evaluate(module)}
     found["weights"] = float(sum(int((_used(m) != 0).sum()) for _, m in _weighted(module)))
-    prepared = layers(module)
-    if prepared and all(m.weight_quantizer is not None and m.input_quantizer is not None for _, m in prepared):
+    if is_quantized(module):
         found["ebops"] = ebops(module)
-        found["lut"] = float(sum(solved(m) for _, m in prepared))
+        found["lut"] = float(sum(solved(m) for _, m in layers(module)))
     return found
 
 
@@ -155,6 +155,8 @@ class Pipeline:
         """
         work = Work(copy.deepcopy(module), task, seed, original=module, say=say)
         path = None if checkpoint is None else Path(checkpoint)
+        if path is not None:
+            work.digest = self.digest(work)  # once: it reads all the data
         if path is not None and path.exists():
             self._resume(work, path)
         while work.index < len(self.passes):
@@ -199,7 +201,7 @@ class Pipeline:
     def _save(self, work: Work, path: Path) -> None:
         kept = ("module", "index", "guides", "points", "records", "progress")
         stream = io.BytesIO()
-        torch.save({"digest": self.digest(work), **{k: getattr(work, k) for k in kept}}, stream)
+        torch.save({"digest": work.digest, **{k: getattr(work, k) for k in kept}}, stream)
         if not write_atomic(path, stream.getvalue()):
             raise CompileError(str(path), "the checkpoint cannot be written", "free space, or give another place")
 
@@ -208,7 +210,7 @@ class Pipeline:
             found = torch.load(path, weights_only=False)
         except Exception as e:  # pickle raises any kind for a damaged file
             raise CompileError(str(path), f"is no checkpoint: {str(e)[:80]}", "delete it to start anew") from None
-        if not isinstance(found, dict) or found.pop("digest", None) != self.digest(work):
+        if not isinstance(found, dict) or found.pop("digest", None) != work.digest:
             rule = "is the checkpoint of other passes, data, module or seed"
             raise CompileError(str(path), rule, "give another file, or delete it to start anew")
         for name, value in found.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..ir.errors import CompileError
 from .cost import LUT, Price, layer_cost, solved
 from .formats import Spec, fixed, learned
-from .layers import Weighted, activation_axis, layers, quantizers
+from .layers import Weighted, activation_axis, hooked, layers, quantizers
 from .pipeline import Work
 from .quantize import quantize
 from .quantizers import FRACTION_LIMIT, ActivationQuantizer, WeightQuantizer, exp2
@@ -140,18 +140,15 @@ def _at(module: nn.Module, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
     def seen(m: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
         found.append((args[0], y))
 
-    hook = module.get_submodule(name).register_forward_hook(seen)
-    try:
+    with hooked([module.get_submodule(name).register_forward_hook(seen)]):
         predict(module, x)
-    finally:
-        hook.remove()
     return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
 
 
 def _values(layer: nn.Module) -> Tensor:
     """A float layer's weights after its mask."""
     assert isinstance(layer, Weighted)
-    return (layer.weight if layer.mask is None else layer.mask(layer.weight)).detach()
+    return layer.masked_weight().detach()
 
 
 # ---- ranges and widths ------------------------------------------------------------------------------------------------
@@ -229,12 +226,8 @@ class _Widths:
         own = [
             q for _, q in quantizers(self.module) if isinstance(q, ActivationQuantizer) and q.format.range == "learned"
         ]
-        hooks = [q.register_forward_pre_hook(seen) for q in own]
-        try:
+        with hooked(q.register_forward_pre_hook(seen) for q in own):
             self.module(x)
-        finally:
-            for h in hooks:
-                h.remove()
 
     def _put_weights(self, name: str, layer: Weighted) -> None:
         assert layer.weight_quantizer is not None

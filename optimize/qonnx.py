@@ -19,7 +19,7 @@ from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
 from .fake_quantize import exp2
-from .layers import layers, quantizers
+from .layers import hooked, layers, quantizers
 from .quantize import as_inputs
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -161,13 +161,8 @@ def _refuse_wrapping(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise CompileError(names[q], rule, "give the data that set its ranges, or calibrate on this data first")
 
     wrapping = [q for q in names if isinstance(q, ActivationQuantizer) and q.format.overflow == "WRAP"]
-    hooks = [q.register_forward_pre_hook(check) for q in wrapping]
-    try:
-        with torch.no_grad():
-            module(*inputs)
-    finally:
-        for h in hooks:
-            h.remove()
+    with hooked(q.register_forward_pre_hook(check) for q in wrapping), torch.no_grad():
+        module(*inputs)
 
 
 # ---- torch.onnx -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 from .formats import Format, Spec, fixed
-from .layers import Weighted, activation_axis, prepare, quantizers, sums_in_double
+from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers, sums_in_double
 from .modules import FUNCTIONS, Product, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -192,8 +192,8 @@ def _calibrating(module: nn.Module, what: str) -> Iterator[None]:
 def _check(module: nn.Module, spec: Spec) -> None:
     """Every layer is known, and every name in the spec is a layer."""
     names = dict(module.named_modules())
-    weighted = [n for n, m in names.items() if isinstance(m, (Weighted, *_weighted()))]
-    quantized = {n for n, m in names.items() if isinstance(m, (Weighted, *_weighted(), *FUNCTIONS, Product))}
+    weighted = [n for n, m in names.items() if isinstance(m, (Weighted, *WEIGHTED))]
+    quantized = {n for n, m in names.items() if isinstance(m, (Weighted, *WEIGHTED, *FUNCTIONS, Product))}
     unknown = next((n for n in spec.layers if n not in quantized), None)
     if unknown is not None:
         raise CompileError(
@@ -203,14 +203,14 @@ def _check(module: nn.Module, spec: Spec) -> None:
         if not isinstance(given, Spec):
             raise CompileError(f"spec.layers['{name}']", f"must be a Spec, not {type(given).__name__}")
     for name, m in names.items():
-        if isinstance(m, _weighted()) and type(m) not in _weighted() and not isinstance(m, Weighted):
+        if isinstance(m, tuple(WEIGHTED)) and type(m) not in WEIGHTED and not isinstance(m, Weighted):
             rule = f"is a {type(m).__name__}, whose weight may not be what it computes with"
             raise CompileError(name or type(m).__name__, rule, "use torch's own layer, without parametrizations")
         if not type(m).__module__.startswith("torch.nn.modules") or list(m.children()):
             continue
         if isinstance(m, nn.Upsample) and m.mode != "nearest":
             raise CompileError(name, f"upsampling must be 'nearest' in training, not {m.mode!r}")
-        if type(m) not in (*_weighted(), *FUNCTIONS, *EXACT):
+        if type(m) not in (*WEIGHTED, *FUNCTIONS, *EXACT):
             known = "dense and convolution layers, batch normalization, activation functions, pooling and reshapes"
             rule = f"a {type(m).__name__} cannot be quantized in training"
             raise CompileError(name or type(m).__name__, rule, f"use {known}")
@@ -218,12 +218,6 @@ def _check(module: nn.Module, spec: Spec) -> None:
         raise CompileError(
             type(module).__name__, "has no layer with weights", "give a module with dense or convolution layers"
         )
-
-
-def _weighted() -> tuple[type[nn.Module], ...]:
-    from .layers import WEIGHTED
-
-    return tuple(WEIGHTED)
 
 
 Shapes = tuple[list[tuple[int, ...]], tuple[int, ...], int]
@@ -236,20 +230,10 @@ def _shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, Sh
     def seen(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
             given = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor)]
-            if m in found and found[m][0] != given and isinstance(m, (*_weighted(), *FUNCTIONS, Product)):
+            if m in found and found[m][0] != given and isinstance(m, (*WEIGHTED, *FUNCTIONS, Product)):
                 raise CompileError(type(m).__name__, "is used on data of different shapes", "make a layer for each use")
             found[m] = given, tuple(output.shape[1:]), found[m][2] + 1 if m in found else 1
 
-    with _hooked(module, seen), torch.no_grad():
+    with hooked(m.register_forward_hook(seen) for m in module.modules()), torch.no_grad():
         module(*inputs)
     return found
-
-
-@contextmanager
-def _hooked(module: nn.Module, seen: Callable[..., None]) -> Iterator[None]:
-    hooks = [m.register_forward_hook(seen) for m in module.modules()]
-    try:
-        yield
-    finally:
-        for h in hooks:
-            h.remove()

@@ -12,7 +12,7 @@ from torch import nn
 from ..ir.errors import CompileError
 from .cost import Price, ebops, prices, refit, resource, solved, widths
 from .engines import TorchEngine
-from .layers import layers, prepare, quantizers
+from .layers import is_quantized, layers, prepare, quantizers
 from .native_engine import NativeEngine
 from .pipeline import Point, Work
 from .quantize import calibrate
@@ -93,7 +93,7 @@ class Train:
 
     def apply(self, work: Work) -> None:
         prepare(work.module)
-        if self.budget is not None and not _priced(work.module):
+        if self.budget is not None and not is_quantized(work.module):
             raise CompileError(
                 "Train", "a budget needs trained widths, which a float network has not", "put Quantize before"
             )
@@ -149,7 +149,7 @@ class State:
     @classmethod
     def fresh(cls, work: Work, options: Train) -> State:
         """At the start of training."""
-        return cls(beta=options.beta, prices=prices(work.module, options.cost) if _priced(work.module) else {})
+        return cls(beta=options.beta, prices=prices(work.module, options.cost) if is_quantized(work.module) else {})
 
     def price_of(self, layer: str) -> tuple[float, float, float, float]:
         """The numbers of a layer's price, 0 where nothing has one."""
@@ -169,12 +169,6 @@ class State:
         error = math.log(max(cost, 1.0) / aim)
         self.strength += max(min(_GAIN * share / options.epochs * error, 0.3), -0.3)
         self.beta = math.exp(self.strength + max(min(_LEAD * error, 1.5), -1.5))
-
-
-def _priced(module: nn.Module) -> bool:
-    """The module has widths, so that it has a cost."""
-    found = layers(module)
-    return bool(found) and all(m.weight_quantizer is not None and m.input_quantizer is not None for _, m in found)
 
 
 def _engine(options: Train, work: Work) -> Any:
@@ -239,7 +233,7 @@ def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
     work.points[:] = [*kept, Point(score, cost, epoch, state)]
 
 
-def check_budget(budget: float, work: Work, cost: str = "lut") -> None:
+def check_budget(budget: float, work: Work, cost: str) -> None:
     """Refuse a network above its budget, in LUTs by the solver or in EBOPs."""
     found = ebops(work.module) if cost == "ebops" else sum(solved(layer) for _, layer in layers(work.module))
     if found > budget * 1.05:
