@@ -136,6 +136,9 @@ def _plain(module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> An
     from .pquant import has_pquant, plain_pquant
     from .torch_quantizers import plain_fake_quantizers
 
+    for part in list(module.modules()):
+        if hasattr(part, "freeze_quantizers"):  # those of optimize: constants cost the export nothing
+            part.freeze_quantizers()
     if has_brevitas(module):
         module = plain_brevitas(module, arguments, named)
     if has_pquant(module):

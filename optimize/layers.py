@@ -101,6 +101,13 @@ class Weighted(nn.Module):
             return self.bias
         return self.bias_quantizer(self.bias)
 
+    def freeze_quantizers(self) -> None:
+        """Give the quantizers of weight and bias the formats that they have now, for good: what `hc.compile` does to a copy."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.freeze(self.masked_weight())
+        if self.bias_quantizer is not None and self.bias is not None:
+            self.bias_quantizer.freeze(self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
+from .composites import InverseRoot, Product
 from .layers import Affine, hooked
 
-__all__ = ["FUNCTIONS", "Product", "functions_as_modules", "without_norms"]
+__all__ = ["FUNCTIONS", "functions_as_modules", "without_norms"]
 
 FUNCTIONS = (
     nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Mish, nn.Softmax,
+    InverseRoot,
 )  # fmt: skip
 """Layers that become tables in hardware: their inputs and outputs are quantized."""
 
@@ -33,18 +36,15 @@ _FUNCTIONAL: dict[Any, type[nn.Module]] = {
 _PRODUCTS = (torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm")
 
 
-class Product(nn.Module):
-    """The matrix product of two data, as in attention; both are quantized."""
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.matmul(a, b)
-
-
 class _Tracer(fx.Tracer):
-    """Layers of torch are leaves, and so are those that already hold quantizers."""
+    """Layers of torch are leaves, and so are ours."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or type(m).__module__.startswith(__package__ or "")
+        return super().is_leaf_module(m, module_qualified_name) or _ours(m)
+
+
+def _ours(m: nn.Module) -> bool:
+    return type(m).__module__.startswith(__package__ or "")
 
 
 def traced(module: nn.Module, why: str) -> fx.GraphModule:
@@ -52,7 +52,7 @@ def traced(module: nn.Module, why: str) -> fx.GraphModule:
     if isinstance(module, fx.GraphModule):
         return module
     try:
-        return fx.GraphModule(module, _Tracer().trace(module))
+        return _with_dropout(fx.GraphModule(module, _Tracer().trace(module)))
     except Exception as e:  # torch.fx raises any kind for code that depends on data
         said = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
         what = f"{why} needs a forward that torch.fx can trace ({said})"
@@ -61,8 +61,28 @@ def traced(module: nn.Module, why: str) -> fx.GraphModule:
         ) from None
 
 
+def _with_dropout(graph: fx.GraphModule) -> fx.GraphModule:
+    """Dropout as a layer, so that it hears of training, which tracing froze."""
+    for count, node in enumerate(list(graph.graph.nodes)):
+        if node.op == "call_function" and node.target is F.dropout:
+            p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            _substitute(graph, node, f"dropout_{count}", nn.Dropout(p))  # pyright: ignore[reportArgumentType]
+    graph.recompile()
+    return graph
+
+
+def _substitute(graph: fx.GraphModule, node: fx.Node, name: str, by: nn.Module) -> None:
+    """A module in place of a function of data."""
+    graph.add_module(name, by)
+    data = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
+    with graph.graph.inserting_after(node):
+        new = graph.graph.call_module(name, tuple(data))
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+
+
 def functions_as_modules(module: nn.Module, used: set[str]) -> nn.Module:
-    """The module with functions that become tables, and products of data, as modules of their own.
+    """The module with functions that become tables, and products of data, as modules of their own, and factors as float32.
 
     `used`: names of functions that a run of the module called, as `functions_used` finds them; untouched where none needs it.
     """
@@ -72,16 +92,11 @@ def functions_as_modules(module: nn.Module, used: set[str]) -> nn.Module:
     for count, node in enumerate(list(graph.graph.nodes)):
         if node.op not in ("call_function", "call_method"):
             continue
+        node.args = tuple(_single(a) if _uneven(a) else a for a in node.args)
         made = _module_of(node)
         if made is None:
             continue
-        name = f"{getattr(node.target, '__name__', node.target)}_{count}"
-        graph.add_module(name, made)
-        data = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
-        with graph.graph.inserting_after(node):
-            new = graph.graph.call_module(name, tuple(data))
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
+        _substitute(graph, node, f"{getattr(node.target, '__name__', node.target)}_{count}", made)
     graph.recompile()
     return graph
 
@@ -97,8 +112,18 @@ def _module_of(node: fx.Node) -> nn.Module | None:
     return kind(*extra, **options)
 
 
+def _single(value: Any) -> float:
+    """What torch computes with when a float32 tensor meets a number of Python's."""
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+def _uneven(value: Any) -> bool:
+    """A number that float32 does not hold: sums in float64 would compute with another one than what is compiled."""
+    return isinstance(value, float) and math.isfinite(value) and _single(value) != value
+
+
 def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
-    """Functions of `FUNCTIONS` and products of data that the module's own code calls, not its layers."""
+    """Functions of `FUNCTIONS`, products of data and uneven factors that the module's own code has, not its layers."""
     found: set[str] = set()
     constants = {id(p) for p in module.parameters()}
 
@@ -109,6 +134,8 @@ def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
                 product = name not in _NAMES
                 if not product or not any(id(a) in constants for a in args):
                     found.add(name.strip("_"))
+            elif depth == 0 and name.strip("_") in _SCALED and any(_uneven(a) for a in args):
+                found.add(name.strip("_"))
             return func(*args, **(kwargs or {}))
 
     depth = 0
@@ -121,13 +148,15 @@ def functions_used(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[str]:
         nonlocal depth
         depth -= 1
 
-    leaves = [m for m in module.modules() if type(m).__module__.startswith("torch.nn") and not list(m.children())]
+    modules = list(module.modules())
+    leaves = [m for m in modules if _ours(m) or (type(m).__module__.startswith("torch.nn") and not list(m.children()))]
     hooks = (h for m in leaves for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave)))
     with hooked(hooks), torch.no_grad(), Seen():
         module(*inputs)
     return found
 
 
+_SCALED = ("mul", "rmul", "add", "radd", "sub", "rsub", "div", "truediv")
 _NAMES = {k if isinstance(k, str) else k.__name__ for k in _FUNCTIONAL}
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
+from .composites import in_parts
 from .cost import ebops, solved
 from .layers import is_quantized, layers
 from .task import Task
@@ -147,13 +148,13 @@ class Pipeline:
         checkpoint: str | Path | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> Result:
-        """Apply every pass to a copy of the module.
+        """Apply every pass to a copy of the module, in which recurrent layers, layer normalization and attention are in parts.
 
         `checkpoint`: a file that is written after each pass and every 20 s within one, and from which the same run goes on if
         it exists (it holds a pickle: use only files of your own). `say` is called with a line of progress.
         Raises `CompileError` from any pass, with the passes before it, and for a checkpoint of another run.
         """
-        work = Work(copy.deepcopy(module), task, seed, original=module, say=say)
+        work = Work(in_parts(copy.deepcopy(module)), task, seed, original=module, say=say)
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
             work.digest = self.digest(work)  # once: it reads all the data

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
+from .composites import Kept, Product, in_parts
 from .formats import Format, Spec, fixed
 from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers, sums_in_double
-from .modules import FUNCTIONS, Product, functions_as_modules, functions_used, without_norms
+from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
 __all__ = ["QuantizedFunction", "as_inputs", "calibrate", "quantize"]
@@ -25,6 +26,9 @@ EXACT = (
     nn.AdaptiveMaxPool2d, nn.ZeroPad1d, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle,
 )  # fmt: skip
 """Layers that are exact on fixed-point numbers: they stay as they are."""
+
+PLACED = (*FUNCTIONS, Product, Kept)
+"""What is replaced by quantizers and itself between them."""
 
 
 class QuantizedFunction(nn.Module):
@@ -50,7 +54,8 @@ class SoftmaxTables(nn.Module):
         self.exponential, self.reciprocal = (ActivationQuantizer(fixed(min(bits + 2, 12))) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        e = self.exponential(torch.exp(x - x.amax(self.axis, keepdim=True)))  # the largest gives 1, or the step below
+        below = (x - x.amax(self.axis, keepdim=True)).clamp(max=0)  # it never is above, which intervals do not show
+        e = self.exponential(torch.exp(below))  # the largest gives 1, or the step below
         return e * self.reciprocal(torch.reciprocal(e.sum(self.axis, keepdim=True).clamp(min=0.5)))
 
 
@@ -75,7 +80,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     Raises `CompileError` for layers that cannot be quantized, for names in `spec.layers` that do not exist, and without data.
     """
     spec, inputs = spec or Spec(), as_inputs(data)
-    changed = _own_functions(copy.deepcopy(module).eval())
+    changed = _own_functions(in_parts(copy.deepcopy(module).eval()))
     with _calibrating(changed, "widths"):  # quantizers that are there already
         _try(changed, inputs)
         changed = without_norms(changed, inputs)
@@ -94,7 +99,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
         (shape,), _, layer.calls = shapes[layer]
         layer.input_shape = shape
         layer.input_quantizer = ActivationQuantizer(formats.activations, shape, activation_axis(layer))
-    for m in [m for m in changed.modules() if isinstance(m, (*FUNCTIONS, Product))]:
+    for m in [m for m in changed.modules() if isinstance(m, PLACED)]:
         if m in shapes:
             _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m][:2]))
     if spec.output is not None:
@@ -119,6 +124,8 @@ def _own_functions(module: nn.Module) -> nn.Module:
 
 def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...]) -> nn.Module:
     """The function between quantizers; a table saturates for nothing, and softmax takes one scale for all."""
+    if isinstance(m, Kept):
+        return ActivationQuantizer(given, output)
     if isinstance(m, nn.Softmax):
         given = replace(given, per="tensor")
         m = SoftmaxTables(-1 if m.dim is None else m.dim, given.bits)
@@ -193,7 +200,7 @@ def _check(module: nn.Module, spec: Spec) -> None:
     """Every layer is known, and every name in the spec is a layer."""
     names = dict(module.named_modules())
     weighted = [n for n, m in names.items() if isinstance(m, (Weighted, *WEIGHTED))]
-    quantized = {n for n, m in names.items() if isinstance(m, (Weighted, *WEIGHTED, *FUNCTIONS, Product))}
+    quantized = {n for n, m in names.items() if isinstance(m, (Weighted, *WEIGHTED, *PLACED))}
     unknown = next((n for n in spec.layers if n not in quantized), None)
     if unknown is not None:
         raise CompileError(
@@ -211,7 +218,9 @@ def _check(module: nn.Module, spec: Spec) -> None:
         if isinstance(m, nn.Upsample) and m.mode != "nearest":
             raise CompileError(name, f"upsampling must be 'nearest' in training, not {m.mode!r}")
         if type(m) not in (*WEIGHTED, *FUNCTIONS, *EXACT):
-            known = "dense and convolution layers, batch normalization, activation functions, pooling and reshapes"
+            known = (
+                "dense, convolution and recurrent layers, norms, attention, activation functions, pooling and reshapes"
+            )
             rule = f"a {type(m).__name__} cannot be quantized in training"
             raise CompileError(name or type(m).__name__, rule, f"use {known}")
     if not weighted:
@@ -230,7 +239,7 @@ def _shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, Sh
     def seen(m: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor):
             given = [tuple(a.shape[1:]) for a in args if isinstance(a, Tensor)]
-            if m in found and found[m][0] != given and isinstance(m, (*WEIGHTED, *FUNCTIONS, Product)):
+            if m in found and found[m][0] != given and isinstance(m, (*WEIGHTED, *PLACED)):
                 raise CompileError(type(m).__name__, "is used on data of different shapes", "make a layer for each use")
             found[m] = given, tuple(output.shape[1:]), found[m][2] + 1 if m in found else 1
 

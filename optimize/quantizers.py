@@ -39,6 +39,24 @@ def whole(x: Tensor) -> Tensor:
     return _Whole.apply(x)  # pyright: ignore[reportReturnType]
 
 
+class Operator(nn.Module):
+    """A quantizer whose format stays: torch.ops.hwcompile.quantize with constants, as `hc.compile` reads it."""
+
+    scale: Tensor
+    lo: Tensor
+    hi: Tensor
+
+    def __init__(self, given: Format, fraction: Tensor, lo: Tensor, hi: Tensor, overflow: str) -> None:
+        super().__init__()
+        self.rounding, self.overflow = given.rounding, overflow
+        for name, value in (("scale", exp2(-fraction)), ("lo", lo), ("hi", hi)):
+            self.register_buffer(name, value.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero = torch.zeros_like(self.scale)
+        return quantize_operator()(x, self.scale, zero, self.lo, self.hi, self.rounding, self.overflow)
+
+
 class Quantizer(nn.Module):
     """What weight and activation quantizers share: the format, and the fraction bits that may be trained.
 
@@ -50,6 +68,7 @@ class Quantizer(nn.Module):
     def __init__(self, given: Format, fraction: Tensor) -> None:
         super().__init__()
         self.format = given
+        self.operator: Operator | None = None
         if given.trained:
             self.fraction = nn.Parameter(fraction.to(torch.float32))
         else:
@@ -97,26 +116,28 @@ class WeightQuantizer(Quantizer):
         with torch.no_grad():
             return torch.round(self(values) * exp2(torch.round(self.fraction)))
 
-    def forward(self, values: Tensor) -> Tensor:
+    def freeze(self, values: Tensor) -> None:
+        """Become the operator that computes the same for these values."""
+        self.operator = self._operator(values)
+
+    def _operator(self, values: Tensor) -> Operator:
         if self.format.trained:
-            if torch.compiler.is_exporting():
-                return self._exported(values, *self._needed(values), torch.round(self.fraction))
-            return fake_quantize(values, self.fraction, None, True, self.rounding, Overflow.SAT)
+            top = bit_length(rounded(values.detach() * exp2(torch.round(self.fraction)), self.rounding)) + 1
+            return Operator(self.format, torch.round(self.fraction), -exp2(top), exp2(top) - 1, "SAT")
+        fraction = self._start(self.format, values)
+        lo, hi = limits(fraction, self.format.bits - 1 - fraction, True)
+        return Operator(self.format, fraction, lo, hi, self.format.overflow)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.operator is not None:
+            return self.operator(values)
         if torch.compiler.is_exporting():
-            fraction = self._start(self.format, values)
-            return self._exported(values, *limits(fraction, self.format.bits - 1 - fraction, True), fraction)
+            return self._operator(values)(values)
+        if self.format.trained:
+            return fake_quantize(values, self.fraction, None, True, self.rounding, Overflow.SAT)
         self.fraction = self._start(self.format, values)
         top = self.format.bits - 1 - self.fraction
         return fake_quantize(values, self.fraction, top, True, self.rounding, Overflow(self.format.overflow))
-
-    def _needed(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        top = bit_length(rounded(values.detach() * exp2(torch.round(self.fraction)), self.rounding)) + 1
-        return -exp2(top), exp2(top) - 1
-
-    def _exported(self, values: Tensor, lo: Tensor, hi: Tensor, fraction: Tensor) -> Tensor:
-        scale = exp2(-fraction).detach()
-        overflow = "SAT" if self.format.trained else self.format.overflow
-        return quantize_operator()(values, scale, torch.zeros_like(scale), lo, hi, self.format.rounding, overflow)
 
 
 def integer_bits_of(largest: Tensor) -> Tensor:
@@ -217,8 +238,10 @@ class ActivationQuantizer(Quantizer):
         return self._interval(fraction, integer)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.operator is not None:
+            return self.operator(x)
         if torch.compiler.is_exporting():
-            return self._exported(x)
+            return self._operator()(x)
         if self.calibrating:
             self.calibrate(x, self.calibrating == "widths")
         if self.tracked and (self.training or self.calibrating):
@@ -249,10 +272,11 @@ class ActivationQuantizer(Quantizer):
     def _interval(self, fraction: Tensor, integer: Tensor) -> tuple[Tensor, Tensor]:
         return limits(fraction, integer, self._sign() > 0)
 
-    def _exported(self, x: Tensor) -> Tensor:
+    def freeze_quantizers(self) -> None:
+        """Become the operator that computes the same, for good: what `hc.compile` does to a copy."""
+        self._ready()
+        self.operator = self._operator()
+
+    def _operator(self) -> Operator:
         fraction, integer = self.fraction_bits().detach(), self.integer_bits().detach()
-        lo, hi = self._interval(fraction, integer)
-        scale = exp2(-fraction)
-        return quantize_operator()(
-            x, scale, torch.zeros_like(scale), lo, hi, self.format.rounding, self.format.overflow
-        )
+        return Operator(self.format, fraction, *self._interval(fraction, integer), self.format.overflow)

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
+from .composites import Attention, Product
 from .layers import Affine, Weighted, prepare
-from .modules import FUNCTIONS, Product, traced
+from .modules import FUNCTIONS, traced
 from .pipeline import Work
 from .pruning import SCORES, kept_of, scores
 from .quantize import QuantizedFunction, SoftmaxTables
@@ -258,9 +259,9 @@ class _Labels(fx.Interpreter):
             return self._product(*data)
         kind = type(m).__name__
         fix = "shrink a network without it, or prune with masks"
-        if isinstance(m, nn.MultiheadAttention):
+        if isinstance(m, Attention | nn.MultiheadAttention):
             fix = "write attention with dense layers and matmul, its heads as -1 in the reshape"
-        raise CompileError(self.at, f"shrinking does not know what a {kind} does to channels", fix)
+        raise CompileError(self.at, f"shrinking does not know what {kind} does to channels", fix)
 
     def _cut(self, name: str, m: Any) -> _Cut:
         """The record of a module; one that is called twice must see the same channels."""

@@ -1,5 +1,7 @@
 """Random torch modules and formats for the tests of `hwcompile.optimize`."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import nn
@@ -36,6 +38,32 @@ class Attention(nn.Module):
         return self.out(torch.matmul(scores, self.v(x)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """A recurrent layer of torch whose last state is read."""
+
+    def __init__(self, kind, **options) -> None:
+        super().__init__()
+        self.layer = kind(3, 4, batch_first=True, **options)
+        self.out = nn.Linear(8 if self.layer.bidirectional else 4, 2)
+
+    def forward(self, x):
+        return self.out(self.layer(x)[0][:, -1])
+
+
+class Transformer(nn.Module):
+    """Layer normalization, attention with two heads and a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 4), nn.LayerNorm(4)
+        self.attention, self.out = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.embed(x)
+        n = self.norm(h)
+        return self.out((h + self.attention(n, n, n, need_weights=False)[0]).mean(1))
+
+
 def dense() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 7), nn.ReLU(), nn.Linear(7, 3))
 
@@ -70,6 +98,9 @@ NETWORKS = {
     "convolution": (convolution, (1, 9, 13)),
     "sequence": (sequence, (2, 7)),
     "attention": (Attention, (5, 3)),
+    "lstm": (partial(Recurrent, nn.LSTM), (2, 3)),
+    "gru": (partial(Recurrent, nn.GRU), (2, 3)),
+    "transformer": (Transformer, (4, 3)),
 }
 """Name: (what makes the module, shape of an event)."""
 

@@ -13,6 +13,7 @@ from torch import nn
 import hwcompile as hc
 from hwcompile import optimize as opt
 from hwcompile.ir.rounding import Overflow, Rounding, overflowed, round_fraction
+from hwcompile.optimize.composites import in_parts
 
 
 def compiled(module, x):
@@ -143,6 +144,68 @@ def test_a_function_in_two_places_and_a_layer_used_twice():
     assert quantized[0].calls == 2
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.RNN(3, 4, nonlinearity="relu"), (5, 3)),
+        (nn.GRU(3, 4, 2, bidirectional=True, batch_first=True), (5, 3)),
+        (nn.LSTM(3, 4, 2, bias=False, bidirectional=True), (5, 3)),
+        (nn.LayerNorm(6), (6,)),
+        (nn.LayerNorm(6, elementwise_affine=False), (4, 6)),
+    ],
+)
+def test_layers_in_parts_compute_what_torchs_own_do(layer, shape):
+    x = torch.randn(7, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = layer(x), in_parts(copy.deepcopy(layer).eval())(x)
+    for a, b in zip(_flat(expected), _flat(found), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def _flat(value):
+    return [value] if isinstance(value, torch.Tensor) else [t for v in value for t in _flat(v)]
+
+
+def test_attention_in_parts_computes_what_torchs_own_does():
+    layer, x = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(7, 5, 8)
+    parts = in_parts(copy.deepcopy(layer))
+    with torch.no_grad():
+        assert torch.allclose(layer(x, x, x, need_weights=False)[0], parts(x, x, x, need_weights=False)[0], atol=1e-5)
+        with pytest.raises(hc.CompileError, match="attn_mask cannot be quantized in training"):
+            parts(x, x, x, attn_mask=torch.zeros(5, 5))
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x) * 0.1) - 0.7)
+
+
+def test_factors_that_float32_does_not_hold_are_what_is_compiled():
+    torch.manual_seed(0)
+    x = torch.randn(800, 6)
+    quantized = opt.quantize(Scaled(), opt.Spec.uniform(6, 7), x).eval()
+    assert np.array_equal(compiled(quantized, x), outputs(quantized, x))
+
+
+def test_dropout_in_the_code_still_drops_behind_a_norm():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(6, 64), nn.BatchNorm1d(64)
+
+        def forward(self, x):
+            return nn.functional.dropout(self.norm(self.layer(x)), 0.5, self.training)
+
+    x = torch.randn(100, 6)
+    quantized = opt.quantize(Net(), opt.Spec.uniform(6), x)
+    assert 0.4 < float((quantized.train()(x) == 0).float().mean()) < 0.6
+    assert float((quantized.eval()(x) == 0).float().mean()) < 0.2
+
+
 class Twisted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +227,21 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     ("module", "options", "says"),
     [
-        (nn.Sequential(nn.LSTM(6, 2)), {}, "a LSTM cannot be quantized in training; use dense and convolution layers"),
+        (
+            nn.Sequential(nn.Linear(6, 4), nn.GroupNorm(2, 4)),
+            {},
+            "a GroupNorm cannot be quantized in training; use dense",
+        ),
+        (
+            nn.LSTM(6, 4, proj_size=2),
+            {"data": torch.zeros(4, 3, 6)},
+            "LSTM: an LSTM with projections cannot be quantized",
+        ),
+        (
+            nn.TransformerEncoderLayer(6, 2, batch_first=True),
+            {"data": torch.zeros(4, 3, 6)},
+            "write the block with MultiheadAttention",
+        ),
         (nn.ReLU(), {}, "has no layer with weights"),
         (Twisted(), {}, "layer: is not called as a layer when the module runs"),
         (Branching(), {}, "needs a forward that torch.fx can trace"),

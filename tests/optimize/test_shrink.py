@@ -278,7 +278,7 @@ class Grouped(nn.Module):
         (
             nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)),
             {"amount": 0.5},
-            r"_1: shrinking does not know what a LayerNorm does",
+            r"_1: shrinking does not know what LayerNorm does",
         ),
     ],
 )
@@ -304,6 +304,6 @@ def test_torchs_own_attention_is_refused():
 
     _, task = made("attention")
     with pytest.raises(
-        hc.CompileError, match=r"own: shrinking does not know what a MultiheadAttention does.*heads as -1"
+        hc.CompileError, match=r"own: shrinking does not know what MultiheadAttention does.*heads as -1"
     ):
         Shrink(0.5).apply(Work(Net(), task))
