@@ -141,7 +141,39 @@ class WeightedConv1d(_WeightedConv, nn.Conv1d):  # pyright: ignore[reportIncompa
 
 
 class WeightedConv2d(_WeightedConv, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-    pass
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        plain = isinstance(self.padding, str) or self.padding_mode != "zeros"
+        if self.in_channels > 1 or plain or not x.requires_grad or not self.training:
+            return super().compute(x, weight, bias)
+        found = _OneChannel.apply(x, weight, self.stride, self.padding, self.dilation)
+        return found if bias is None else found + bias[:, None, None]  # pyright: ignore[reportOperatorIssue, reportReturnType]
+
+
+class _OneChannel(torch.autograd.Function):
+    """Convolution of a single channel, an image whose widths are trained: the library's gradient of its input is slow.
+
+    That gradient is, for each element of the kernel, the outputs' gradients times its weights, laid where it stood.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = stride, padding, dilation
+        return F.conv2d(x, weight, None, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation = ctx.geometry
+        of_weight = torch.nn.grad.conv2d_weight(x, weight.shape, gradient, stride, padding, dilation)
+        events, _, rows, columns = gradient.shape
+        parts = weight.flatten(1).t() @ gradient.flatten(2)  # [events, elements of the kernel, outputs]
+        laid = x.new_zeros(events, x.shape[2] + 2 * padding[0], x.shape[3] + 2 * padding[1])
+        for k, part in enumerate(parts.unflatten(2, (rows, columns)).unbind(1)):
+            i, j = (a * d for a, d in zip(divmod(k, weight.shape[3]), dilation, strict=True))
+            laid[:, i : i + stride[0] * rows : stride[0], j : j + stride[1] * columns : stride[1]] += part
+        inner = laid[:, padding[0] : padding[0] + x.shape[2], padding[1] : padding[1] + x.shape[3]]
+        return inner.unsqueeze(1), of_weight, None, None, None
 
 
 class _WeightedTransposed(Weighted):

@@ -175,6 +175,22 @@ def test_attention_in_parts_computes_what_torchs_own_does():
             parts(x, x, x, attn_mask=torch.zeros(5, 5))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": (2, 3), "padding": (1, 2)}, {"dilation": 2, "padding": 3, "bias": False}]
+)
+def test_the_gradient_of_an_image_of_one_channel_is_torchs(options):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 4, 3, **options)
+    x, own = (torch.randn(5, 1, 9, 13, requires_grad=True) for _ in range(2))
+    own.data.copy_(x.data)
+    prepared = copy.deepcopy(layer)
+    opt.prepare(prepared)
+    for module, given in ((layer, x), (prepared, own)):
+        module(given).square().sum().backward()
+    assert torch.allclose(x.grad, own.grad, atol=1e-4)
+    assert torch.allclose(layer.weight.grad, prepared.weight.grad, atol=1e-3)
+
+
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
