@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +173,27 @@ def _schedule(options: Options, config: str | None) -> Any:
     return Schedule(options.io, own)
 
 
+_ELSEWHERE = {
+    "data": ("models.data.commands", "data_command"),
+    "lineage": ("lineage.commands", "lineage"),
+}
+"""Commands that live with what they do, imported when they are asked for."""
+
+
 class _Group(click.Group):
     """`hwcompile MODEL ...` is `hwcompile compile MODEL ...`: the main job needs no verb."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, name = _ELSEWHERE[cmd_name]
+        return getattr(import_module(f".{module}", __package__), name)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "-h", "--help", "--version"):
+        if args and args[0] not in (*self.commands, *_ELSEWHERE, "-h", "--help", "--version"):
             args = ["compile", *args]
         return super().parse_args(ctx, args)
 

@@ -19,7 +19,8 @@ ROOMS = {
     "codegen": {"ir", "hw_targets", "templates"},
     "verify": {"ir", "codegen"},
     "optimize": {"ir", "frontends", "codegen", "hw_targets", "templates"},
-    "models": {"ir", "optimize"},
+    "lineage": {"ir", "hw_targets"},
+    "models": {"ir", "optimize", "hw_targets"},
 }
 OUTSIDE_IR = {"numpy"}
 
