@@ -8,7 +8,8 @@ design.report                 # LUT, FF, DSP, latency, Fmax
 design.predict(x)             # the emulation, at the machine's speed
 design.write("build/model")   # Verilog, HLS C++, engine, report
 
-Training (PyTorch) is in `hc.optimize`.
+Training (PyTorch) is in `hc.optimize`; `hc.search(...)` searches the frontier of accuracy against resources, `hc.lineage` is the
+store of all that it tried, and `hc.models` has networks to begin with, and their data.
 """
 
 from __future__ import annotations
@@ -18,25 +19,30 @@ from typing import TYPE_CHECKING, Any
 from .ir.errors import CompileError
 
 if TYPE_CHECKING:
-    from . import optimize
+    from . import explore, lineage, models, optimize
     from .design import Design
     from .driver import compile, load, open_design
     from .frontends.expressions import expression
     from .frontends.trace import chain, fixed, quantize, take, trace
     from .hw_targets import load_target, targets
+    from .explore import search
 
 __all__ = [
     "CompileError",
     "Design",
     "chain",
     "compile",
+    "explore",
     "expression",
     "fixed",
+    "lineage",
     "load",
     "load_target",
+    "models",
     "open_design",
     "optimize",
     "quantize",
+    "search",
     "take",
     "targets",
     "trace",
@@ -52,6 +58,7 @@ _HOMES = {
     "open_design": "driver",
     "load_target": "hw_targets",
     "quantize": "frontends.trace",
+    "search": "explore",
     "take": "frontends.trace",
     "targets": "hw_targets",
     "trace": "frontends.trace",
@@ -60,10 +67,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Public names are imported on first use, so that ``import hwcompile`` stays fast."""
-    if name == "optimize":
+    if name in ("explore", "lineage", "models", "optimize"):
         from importlib import import_module
 
-        return import_module(".optimize", __name__)
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'hwcompile' has no attribute '{name}'")
     from importlib import import_module

@@ -176,6 +176,7 @@ def _schedule(options: Options, config: str | None) -> Any:
 _ELSEWHERE = {
     "data": ("models.data.commands", "data_command"),
     "lineage": ("lineage.commands", "lineage"),
+    "search": ("explore.commands", "search_command"),
 }
 """Commands that live with what they do, imported when they are asked for."""
 

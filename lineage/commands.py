@@ -132,9 +132,17 @@ def fork(store: Store, state: str, branch: str) -> None:
 @click.argument("state", metavar="ID")
 @click.argument("output")
 def export(store: Store, state: str, output: str) -> None:
-    """Write the weights of a state to the safetensors file OUTPUT."""
+    """Write the weights of a state to the safetensors file OUTPUT, or its compiled graph to OUTPUT.hwc."""
     from safetensors.numpy import save
 
+    if output.endswith(".hwc"):
+        graph = store.graph(state)
+        if not graph:
+            raise CompileError(f"state {state}", "has no compiled graph to export", "give a name for its weights")
+        if not write_atomic(Path(output), graph):
+            raise CompileError(output, "cannot be written", "check the path and the space on the disk")
+        click.echo(f"graph written to {output}")
+        return
     weights = store.weights(state)
     if not weights:
         raise CompileError(f"state {state}", "has no weights to export")

@@ -51,8 +51,8 @@ class Train:
     `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to zero
     along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their prices set
     anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes
-    the cost fall to the budget by the time `reach` of the epochs are over, and stay there. From `hold` of the epochs on widths
-    stay as they are, and weights settle in them. `frontier`: keep every network on the way that none before beats, in
+    the cost fall to the budget by the time `reach` of the epochs are over, and stay there; if `strict`, one that is not reached is an
+    error. From `hold` of the epochs on widths stay as they are, and weights settle in them. `frontier`: keep every network on the way that none before beats, in
     `Result.points`. `engine`: "native", a generated training step where there is one for the module, "torch", or "auto".
     `during`: methods that act between epochs, as gradual pruning.
 
@@ -67,6 +67,7 @@ class Train:
     cost: str = "lut"
     beta: float = 0.0
     budget: float | None = None
+    strict: bool = True
     reach: float = 0.6
     hold: float = 0.85
     weight_decay: float = 0.0
@@ -115,7 +116,7 @@ class Train:
             work.save(False)
         engine.finish()
         settle(work)
-        if self.budget is not None:
+        if self.budget is not None and self.strict:
             check_budget(self.budget, work, self.cost)
 
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:

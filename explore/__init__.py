@@ -1,0 +1,117 @@
+"""Searches the frontier of accuracy against resources, and never loses a trial; training itself is in `optimize`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..hw_targets import load_target
+from ..ir.errors import CompileError
+from .objectives import Constraint, Objective, constraints_of, objectives_of
+from .result import Found, SearchResult
+from .space import Branch, Choice, Integer, Real, Space, checked, from_table
+from .study import Options, Study
+from .trial import Past, Step, Trained, Trial
+
+__all__ = [
+    "Branch", "Choice", "Constraint", "Found", "Integer", "Objective", "Past", "Real", "SearchResult", "Space", "Step", "Trained",
+    "Trial", "from_table", "search", "seconds_of",
+]  # fmt: skip
+
+_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(budget: str | float | None) -> float:
+    """Seconds of a time such as ``"1h"``, ``"90min"``, ``"45 s"`` or a number; infinite for None."""
+    if budget is None:
+        return math.inf
+    if isinstance(budget, int | float) and not isinstance(budget, bool):
+        found = float(budget)
+    else:
+        match = re.fullmatch(r"\s*([\d.]+)\s*(s|min|m|h|d)\s*", str(budget))
+        if match is None or match[1].count(".") > 1:
+            raise CompileError("budget", f"'{budget}' is no time", 'write "45s", "90min" or "1h"')
+        found = float(match[1]) * _UNITS[match[2]]
+    if not found > 0:
+        raise CompileError("budget", f"must be above 0, not {budget}")
+    return found
+
+
+def search(
+    space: Space,
+    train: Callable[[Trial], Trained],
+    objectives: Sequence[str] = ("accuracy", "lut"),
+    constraints: Sequence[str] = (),
+    target: str = "vu9p",
+    budget: str | float | None = None,
+    *,
+    trials: int | None = None,
+    clock_ns: float | None = None,
+    name: str = "search",
+    folder: str | Path = "runs",
+    seed: int = 0,
+    synthesize: int | bool = False,
+    page: str | Path | None = None,
+    quiet: bool = False,
+    data_digest: str = "",
+    trial_limit: str | float | None = None,
+    **options: Any,
+) -> SearchResult:
+    """Search a space for what is best in several objectives at once; this is ``hc.search``.
+
+    `space`: dimensions by name (`search.space`). `train(trial)`: a `Trained` for the parameters of a `Trial`; it runs in a process of
+    its own, and what it raises is recorded as a failed trial. `objectives`: costs (`objectives.COSTS`, by the compiler for
+    `target` at `clock_ns`) and metrics that `train` returns. `constraints`: such as ``"lut<=20000"``.
+    `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `name`, `folder`: the search's name in a lineage
+    store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
+    `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True. `page`: where the frontier
+    page is written, at the end. `options`: those of `search.study.Options` (sampler, workers, halving, ...).
+
+    Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
+    running, and where no candidate meets the constraints, with the closest one.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+        raise CompileError("name", f"'{name}' must be of letters, digits and -_. alone", "give another name")
+    known = sorted(k for k in Options.__dataclass_fields__ if k not in ("budget_s", "trials", "trial_s", "seed"))
+    unknown = next((k for k in options if k not in known), None)
+    if unknown is not None:
+        raise CompileError("search", f"has no option '{unknown}'", f"options: {', '.join(known)}")
+    load_target(target)
+    plan = Options(seconds_of(budget), trials, trial_s=seconds_of(trial_limit), seed=seed, **options)
+    wanted, limits = objectives_of(objectives), constraints_of(constraints)
+    digest = data_digest or getattr(train, "data_digest", "")
+    version = importlib.metadata.version("hwcompile")
+    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest)
+    try:
+        from .show import Shown
+
+        with Shown(quiet) as shown:
+            study.run(train, shown)
+        found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns, tuple(study.history))
+    finally:
+        study.close()
+    _refuse_none(found)
+    if synthesize:
+        found.synthesize(None if synthesize is True else synthesize)
+    if page is not None:
+        found.page(page)
+    return found
+
+
+def _refuse_none(found: SearchResult) -> None:
+    """Where nothing was found there is a reason."""
+    if found.frontier:
+        return
+    closest = found.closest()
+    if closest is None:
+        errors = [f.error for f in found.candidates if f.error]
+        rule = f"all {len(errors)} trials failed, the last so: {errors[-1]}" if errors else "the budget was over before a trial was"
+        raise CompileError(f"search {found.name}", rule, "mend the training function, or give more time, and go on")
+    best, by = closest
+    missed = ", ".join(f"{best.values.get(c.name, math.nan):g} for {c}" for c in found.constraints if by[str(c)] > 0)
+    rule = f"no candidate meets the constraints; the closest, {best.state[:10]} ({best.method}), has {missed}"
+    raise CompileError(f"search {found.name}", rule, "widen the constraints or the space, or give more time, and go on")

@@ -1,0 +1,77 @@
+"""What a trained model costs and scores: compiled, and read off the report; knows no search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..driver import compile as compile_model
+from ..ir.errors import CompileError
+from ..report.model import Report
+from .trial import Trained
+
+__all__ = ["Measured", "measured", "tensors", "values_of"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A compiled candidate as plain values, which processes can send each other and the store keeps."""
+
+    method: str
+    values: Mapping[str, float]
+    weights: Mapping[str, np.ndarray]
+    graph: str
+    report: str
+    steps: tuple[tuple[str, dict[str, Any]], ...]
+
+
+def measured(trained: Trained, target: str, clock_ns: float | None) -> Measured:
+    """The candidate with its costs; raises `CompileError` for a model that does not compile and metrics that are no numbers."""
+    metrics = {k: float(v) for k, v in trained.metrics.items()}
+    bad = next((k for k, v in metrics.items() if math.isnan(v)), None)
+    if bad is not None:
+        raise CompileError(f"metric {bad}", "is not a number", "look at what the training function returns")
+    given = {} if trained.example_inputs is None else {"example_inputs": trained.example_inputs}
+    design = compile_model(trained.model, target, clock_ns, backends=("rtl",), **given)
+    report = design.report
+    values = {**values_of(report), **metrics}
+    if _is_module(trained.model):
+        from ..optimize import ebops, layers
+
+        if any(True for _ in layers(trained.model)):
+            values.setdefault("ebops", ebops(trained.model))
+    return Measured(
+        trained.method, values, tensors(trained), str(design.graph), report.as_json(),
+        tuple((s.name, dict(s.parameters)) for s in trained.steps),
+    )  # fmt: skip
+
+
+def values_of(report: Report) -> dict[str, float]:
+    """The costs of `objectives.COSTS` that a report holds, and those of a synthesis as ``lut_synthesis`` and so on."""
+    found = {
+        "weights": float(sum(layer.weights for layer in report.layers)),
+        "weight_bits": float(sum(layer.weights * layer.weight_bits for layer in report.layers)),
+    }
+    for resources, ending in ((report.estimate, ""), (report.synthesis, "_synthesis")):
+        if resources is not None:
+            found |= {f"{k}{ending}": float(getattr(resources, k)) for k in ("lut", "ff", "dsp", "bram")}
+    if report.timing is not None:
+        found |= {k: float(getattr(report.timing, k)) for k in ("latency_ns", "latency_cycles", "fmax_mhz")}
+    return found
+
+
+def tensors(trained: Trained) -> dict[str, np.ndarray]:
+    """The tensors to keep: those given, or all of a torch module."""
+    if trained.weights is not None:
+        return {k: np.asarray(v) for k, v in trained.weights.items()}
+    if _is_module(trained.model):
+        return {k: v.detach().cpu().numpy() for k, v in trained.model.state_dict().items()}
+    return {}
+
+
+def _is_module(model: Any) -> bool:
+    return hasattr(model, "state_dict") and hasattr(model, "named_modules")

@@ -1,0 +1,343 @@
+"""Every way of `optimize` to make a classifier or a regression small, as one space and one training function.
+
+`Methods(task)` searches dense networks with trained or uniform widths, pruned, shrunk or of low rank, networks quantized after
+training, trees and formulas, all on one frontier. Other networks: give `network`, and a space for what it takes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import optimize as opt
+from ..ir.errors import CompileError
+from ..optimize.task import predict
+from .space import Branch, Choice, Integer, Real, Space
+from .trial import Past, Step, Trained, Trial
+
+__all__ = ["METHODS", "Methods", "dense"]
+
+Network = Callable[[Mapping[str, Any]], nn.Module]
+
+
+def dense(inputs: int, outputs: int) -> Network:
+    """Networks of dense layers and ReLUs; ``params["hidden"]`` are the sizes between inputs and outputs."""
+
+    def make(params: Mapping[str, Any]) -> nn.Module:
+        sizes = (inputs, *params["hidden"], outputs)
+        return nn.Sequential(*[m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())][:-1])
+
+    return make
+
+
+@dataclass(frozen=True, eq=False)
+class Methods:
+    """A training function for `hc.search`, and its `space`.
+
+    `task`: data, loss and score. `network(params)`: a module for the parameters of `architecture`, a space; by default dense
+    layers of some sizes. `epochs`: of a full training. `methods`: those of `METHODS` to choose from. `luts`: from where to where
+    budgets are drawn. `test`: a pair (x, y) on which each candidate is scored once more, as ``test``; nothing is
+    chosen by it. `warm`: trained widths go on from the nearest network of the same architecture that costs more.
+    """
+
+    task: opt.Task
+    network: Network | None = None
+    architecture: Space = field(default_factory=dict[str, Any])
+    epochs: int = 60
+    batch: int = 1024
+    methods: Sequence[str] = ("learned", "uniform", "pruned", "shrunk", "low_rank", "post_training", "trees", "formulas")
+    luts: tuple[float, float] = (300.0, 30_000.0)
+    test: Any = None
+    warm: bool = True
+    target: str = "vu9p"
+    clock_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = next((m for m in self.methods if m not in METHODS), None)
+        if unknown is not None or not self.methods:
+            raise CompileError("methods", f"must be some of {', '.join(METHODS)}, not {unknown or 'none'}")
+        if self.task.x is None:
+            raise CompileError("methods", "need a task with arrays, not a loader", "give Task(x, y)")
+        if self.epochs < 1:
+            raise CompileError("methods", f"epochs must be 1 or more, not {self.epochs}")
+        if self.network is not None or self.architecture:
+            return
+        x, y = self.task.x, self.task.y
+        if x.ndim != 2:
+            rule = f"need a network for inputs {list(x.shape[1:])}; dense ones take a vector"
+            raise CompileError("methods", rule, "give network= and architecture=")
+        many = int(y.max()) + 1 if self.task.loss == "cross_entropy" else math.prod(y.shape[1:])
+        object.__setattr__(self, "network", dense(x.shape[1], many))
+        object.__setattr__(self, "architecture", {"hidden": Choice([64, 32, 32], [32, 32], [32, 16], [16, 16], [16], [8])})
+
+    @property
+    def space(self) -> Space:
+        """A branch for each method, those of networks with the architecture."""
+        found: dict[str, Space] = {}
+        for name in self.methods:
+            own = METHODS[name].space(self)
+            found[name] = {**self.architecture, **own} if METHODS[name].network else own
+        return {"method": Branch(found)}
+
+    @property
+    def data_digest(self) -> str:
+        """Of the training and validation data."""
+        h = hashlib.sha256()
+        for t in (self.task.x, self.task.y, *self.task.validation):
+            h.update(t.detach().contiguous().numpy().tobytes())
+        return h.hexdigest()[:32]
+
+    def group(self, params: Mapping[str, Any]) -> str:
+        """The same for trials that `many` trains as one program."""
+        return json.dumps([params["method"], {k: params[k] for k in self.architecture if k in params}], sort_keys=True)
+
+    def __call__(self, trial: Trial) -> Trained:
+        return METHODS[trial.params["method"]].train(_Setting(self, trial))
+
+    def many(self, trials: Sequence[Trial]) -> list[Trained]:
+        """Trials of one `group`; those with trained widths as one batched program, the others one after the other."""
+        if trials[0].params["method"] != "learned" or trials[0].earlier is not None:
+            return [self(t) for t in trials]
+        return _learned_together([_Setting(self, t) for t in trials])
+
+
+# ---- one trial --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """A trial and what it is trained with."""
+
+    methods: Methods
+    trial: Trial
+
+    @property
+    def task(self) -> opt.Task:
+        return self.methods.task
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.trial.params
+
+    def epochs(self, share: float = 1.0) -> int:
+        """Of this trial's effort; what earlier rungs did counts."""
+        before = 0.0 if self.trial.earlier is None else self.trial.effort / 3
+        return max(round(self.methods.epochs * share * (self.trial.effort - before)), 2)
+
+    def architecture(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: params[k] for k in self.methods.architecture if k in params}
+
+    def made(self, params: Mapping[str, Any] | None = None) -> nn.Module:
+        """The network with weights that depend on its architecture alone, so that all who need it have the same."""
+        assert self.methods.network is not None
+        torch.manual_seed(int.from_bytes(self.base_key.encode()[-6:], "little"))
+        return self.methods.network(params or self.params)
+
+    @property
+    def base_key(self) -> str:
+        text = json.dumps([self.architecture(self.params), self.methods.epochs, self.methods.batch], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def base(self) -> tuple[nn.Module, Past | Trained]:
+        """The float network of this architecture: of the store, or trained now, the same for every trial."""
+        module = self.made()
+        for past in self.trial.past:
+            if past.method == "float" and past.key[-1] == self.base_key:
+                loaded(module, self.trial.weights(past))
+                return module.eval(), past
+        train = opt.Train(max(self.methods.epochs // 2, 2), self.methods.batch, 5e-3)
+        module = opt.Pipeline([train]).run(module, self.task, 0).module
+        steps = (Step("Train", {"epochs": train.epochs, "lr": train.lr, "architecture": self.architecture(self.params)}),)
+        score = {"accuracy": self.task.evaluate(module)}
+        return module, Trained(module, score, method="float", steps=steps, base_key=self.base_key)
+
+    def run(self, module: nn.Module, *passes: Any) -> nn.Module:
+        return opt.Pipeline(passes).run(module, self.task, self.trial.seed).module
+
+    def trained(self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any]) -> Trained:
+        """A network as what the search takes."""
+        steps = tuple(Step(type(p).__name__, _options(p)) for p in passes)
+        return Trained(module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start)
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        return self._scored(lambda x: predict(module, x))
+
+    def row(self, row: Any, steps: Sequence[Step]) -> Trained:
+        """Trees or formulas, by their integers."""
+        from ..optimize.symbolic import Compiled
+
+        compiled = Compiled(row.model, self.methods.target, self.methods.clock_ns)
+        scores = self._scored(lambda x: torch.as_tensor(compiled.predict(x), dtype=torch.float32))
+        return Trained(row.model, scores, method=self.params["method"], steps=steps)
+
+    def _scored(self, outputs: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        x, y = self.task.validation
+        found = {"accuracy": self.task.score_of(outputs(x), y)}
+        if self.methods.test is not None:
+            x, y = (torch.as_tensor(v) for v in self.methods.test)
+            found["test"] = self.task.score_of(outputs(x.float()), y)
+        return found
+
+
+def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
+    """The module with the tensors of a store."""
+    module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
+    return module
+
+
+def _options(step: Any) -> dict[str, Any]:
+    """A pass's options as JSON holds them."""
+    return {k: v if isinstance(v, int | float | str | bool | type(None)) else repr(v)[:200] for k, v in vars(step).items()
+            if not isinstance(v, nn.Module)}  # fmt: skip
+
+
+# ---- methods ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to a small model: its own parameters, its training, and whether it needs a network."""
+
+    space: Callable[[Methods], Space]
+    train: Callable[[_Setting], Trained]
+    network: bool = True
+
+
+def _spec(s: _Setting, params: Mapping[str, Any]) -> opt.Spec:
+    weights, data = params["weight_bits"], params["data_bits"]
+    return opt.Spec(opt.learned(weights), opt.learned(weights), opt.learned(data, range="learned"))
+
+
+def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
+    """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort, or the cheapest of
+    this architecture that is above the budget, or the float network."""
+    module, origin = s.base()
+    teacher = module
+    same = s.architecture(s.params)
+    known = [p for p in s.trial.past if p.method == "learned" and s.architecture(p.params) == same
+             and p.values.get("lut", 0) > 1.05 * s.params["luts"]]  # fmt: skip
+    nearest = min(known, key=lambda p: p.values["lut"], default=None) if s.methods.warm else None
+    past = s.trial.earlier or nearest
+    if past is None:
+        return opt.quantize(teacher, _spec(s, s.params), s.task.sample), teacher, origin
+    quantized = opt.quantize(s.made(past.params), _spec(s, past.params), s.task.sample)
+    return loaded(quantized, s.trial.weights(past)), teacher, past
+
+
+def _learned_train(s: _Setting) -> opt.Train:
+    return opt.Train(s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=s.params["luts"], strict=False)
+
+
+def _learned(s: _Setting) -> Trained:
+    module, teacher, start = _start(s)
+    passes = [opt.Distill(teacher, s.params["distill"]), _learned_train(s)]
+    return s.trained(s.run(module, *(passes if s.params["distill"] else passes[1:])), start, passes)
+
+
+def _learned_together(settings: Sequence[_Setting]) -> list[Trained]:
+    """One batched program; each from its own start, without distillation."""
+    starts = [_start(s) for s in settings]
+    trains = [_learned_train(s) for s in settings]
+    outcomes = opt.Ensemble([m for m, _, _ in starts]).train(settings[0].task, trains, settings[0].trial.seed)
+    failed = next((o for o in outcomes if isinstance(o, Exception)), None)
+    if failed is not None:
+        raise failed
+    return [s.trained(o.module, start, [t]) for s, o, (_, _, start), t in zip(settings, outcomes, starts, trains, strict=True)]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _uniform_spec(s: _Setting) -> opt.Spec:
+    return opt.Spec.uniform(s.params["bits"], s.params["data_bits"])
+
+
+def _uniform(s: _Setting) -> Trained:
+    module, start = s.base()
+    passes = [opt.Quantize(_uniform_spec(s)), opt.Train(s.epochs(), s.methods.batch, s.params["lr"])]
+    return s.trained(s.run(module, *passes), start, passes)
+
+
+def _smaller(first: Callable[[_Setting], list[Any]]) -> Callable[[_Setting], Trained]:
+    """Made smaller and trained, then quantized and trained."""
+
+    def train(s: _Setting) -> Trained:
+        module, start = s.base()
+        again = opt.Train(s.epochs(0.5), s.methods.batch, s.params["lr"])
+        passes = [*first(s), opt.Quantize(_uniform_spec(s)), again]
+        return s.trained(s.run(copy.deepcopy(module), *passes), start, passes)
+
+    return train
+
+
+def _pruning(s: _Setting) -> list[Any]:
+    gradual = opt.Gradual(opt.Prune(s.params["amount"], s.params["criterion"]), end=0.6)
+    return [opt.Train(s.epochs(0.5), s.methods.batch, during=(gradual,))]
+
+
+def _post_training(s: _Setting) -> Trained:
+    module, start = s.base()
+    passes = [opt.PostTraining(s.params["bits"], s.params["data_bits"], budget=s.params["luts"], events=2048, steps=300)]
+    return s.trained(s.run(module, *passes), start, passes)
+
+
+def _trees(s: _Setting) -> Trained:
+    p = s.params
+    options = opt.Trees(p["depth"], p["rounds"], bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"],
+                        target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
+    return s.row(opt.fit_trees(s.task, options, seed=s.trial.seed), [Step("Trees", _options(options))])
+
+
+def _formulas(s: _Setting) -> Trained:
+    options = opt.Symbolic(length=s.params["length"], bits=s.params["bits"], budget=s.params["luts"],
+                           generations=max(round(50 * s.trial.effort), 3), candidates=4,
+                           target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
+    rows = opt.regress(s.task, options, seed=s.trial.seed).rows
+    best, *others = sorted(rows, key=lambda r: -r.score)
+    steps = [Step("Symbolic", _options(options))]
+    return Trained(**{**vars(s.row(best, steps)), "more": tuple(s.row(r, steps) for r in others[:3])})
+
+
+def _bits(low: int, high: int) -> Space:
+    return {"bits": Integer(low, high), "data_bits": Integer(4, 10), "lr": Real(1e-3, 1e-2, log=True)}
+
+
+METHODS: dict[str, Method] = {
+    "learned": Method(
+        lambda m: {
+            "luts": Real(*m.luts, log=True), "weight_bits": Integer(4, 8), "data_bits": Integer(4, 8),
+            "lr": Real(1e-3, 1e-2, log=True), "lr_bits": Real(5e-3, 5e-2, log=True), "distill": Choice(0.0, 0.5),
+        },
+        _learned,
+    ),
+    "uniform": Method(lambda m: _bits(2, 8), _uniform),
+    "pruned": Method(
+        lambda m: {"amount": Real(0.3, 0.95), "criterion": Choice("magnitude", "taylor"), **_bits(3, 8)}, _smaller(_pruning)
+    ),
+    "shrunk": Method(
+        lambda m: {"amount": Real(0.1, 0.7), **_bits(3, 8)},
+        _smaller(lambda s: [opt.Shrink(s.params["amount"]), opt.Train(s.epochs(0.5), s.methods.batch)]),
+    ),
+    "low_rank": Method(
+        lambda m: {"energy": Real(0.6, 0.99), **_bits(3, 8)},
+        _smaller(lambda s: [opt.LowRank(energy=s.params["energy"]), opt.Train(s.epochs(0.5), s.methods.batch)]),
+    ),
+    "post_training": Method(
+        lambda m: {"luts": Real(*m.luts, log=True), "bits": Integer(4, 8), "data_bits": Integer(4, 10)}, _post_training
+    ),
+    "trees": Method(
+        lambda m: {"depth": Integer(2, 5), "rounds": Integer(1, 40, log=True), "rate": Real(0.1, 1.0),
+                   "bits": Integer(4, 10), "leaf_bits": Integer(4, 10)},
+        _trees, network=False,
+    ),
+    "formulas": Method(
+        lambda m: {"length": Integer(5, 30), "luts": Real(*m.luts, log=True), "bits": Integer(6, 12)}, _formulas, network=False
+    ),
+}  # fmt: skip
+"""Ways to a small model by name."""

@@ -1,0 +1,196 @@
+"""What a search found: its candidates, the frontier, and each of them as a design, a page or a command."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..driver import compile as compile_model
+from ..hw_targets.process import write_atomic
+from ..ir.errors import CompileError
+from ..ir.text import parse_graph
+from ..lineage import State, Step, Store
+from ..report import frontier as page
+from ..report.model import from_json
+from .measure import values_of
+from .objectives import RESOURCES, Constraint, Objective, violations
+
+__all__ = ["Found", "SearchResult"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trained and compiled network, formula or forest: `state` is its id in the store."""
+
+    state: str
+    method: str
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    trial: int | None
+    error: str = ""
+
+    def __str__(self) -> str:
+        values = "  ".join(f"{k} {v:.6g}" for k, v in self.values.items())
+        return f"{self.state[:10]}  {self.method:<20} {values or self.error}"
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """All that a search tried; `history`: (seconds, how many candidates there were)."""
+
+    name: str
+    folder: Path
+    target: str
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    clock_ns: float | None
+    history: tuple[tuple[float, int], ...] = ()
+
+    # ---- candidates ---------------------------------------------------------------------------------------------------
+
+    @property
+    def candidates(self) -> tuple[Found, ...]:
+        """Every trained model with its values, the oldest first; and failed trials, with their errors."""
+        with Store(self.folder, read_only=True) as store:
+            states = store.find(f"branch = '{self.name}'")
+        return tuple(_found(s) for s in states if _kind(s) == "trial")
+
+    @property
+    def frontier(self) -> tuple[Found, ...]:
+        """Those that meet the constraints and are dominated by none that does, in the order of the first objective."""
+        found = [f for f in self.candidates if not f.error]
+        met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
+        best = page.frontier([self._shown(f) for f in met], self._objectives())
+        first = self.objectives[0]
+        return tuple(sorted((f for f, b in zip(met, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name]))
+
+    def closest(self) -> tuple[Found, Mapping[str, float]] | None:
+        """The candidate that misses the constraints least, and by how much each (relative)."""
+        scored = [(max(violations(self.constraints, f.values), default=0.0), f) for f in self.candidates if not f.error]
+        if not scored:
+            return None
+        _, best = min(scored, key=lambda pair: pair[0])
+        return best, {str(c): c.violation(best.values.get(c.name, math.nan)) for c in self.constraints}
+
+    def hypervolume(self, reference: Mapping[str, float] | None = None, candidates: Sequence[Found] | None = None) -> float:
+        """The volume that the frontier dominates (two or three objectives), as a share of the box from the best value of each
+        objective to `reference`, by default its worst. Resources count by their logarithm, other values as they are."""
+        every = [f for f in self.candidates if not f.error]
+        found = every if candidates is None else list(candidates)
+        met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
+        if not met or not 2 <= len(self.objectives) <= 3:
+            return math.nan
+        worst, best = [], []
+        for o in self.objectives:
+            values = [_height(o, f.values[o.name]) for f in every if o.name in f.values]
+            worst.append(_height(o, reference[o.name]) if reference and o.name in reference else max(values))
+            best.append(min(values))
+        box = math.prod(w - b for w, b in zip(worst, best, strict=True))
+        points = [[_height(o, f.values[o.name]) for o in self.objectives] for f in met]
+        return page.hypervolume(points, worst) / box if box > 0 else math.nan
+
+    # ---- one of them --------------------------------------------------------------------------------------------------
+
+    def design(self, found: Found, **options: Any) -> Any:
+        """The candidate compiled anew from the graph in the store, as `hc.compile` with these options gives it."""
+        with Store(self.folder, read_only=True) as store:
+            text = store.graph(found.state)
+        if not text:
+            raise CompileError(found.state[:10], "was removed from the store, its recipe is left", "run its trial again")
+        graph = parse_graph(text if isinstance(text, str) else text.decode(), f"state {found.state[:10]}")
+        return compile_model(graph, self.target, self.clock_ns, **options)
+
+    def command(self, found: Found) -> str:
+        """What builds the candidate's hardware, in a shell."""
+        name = f"{self.name}-{found.state[:10]}"
+        clock = "" if self.clock_ns is None else f" --clock-ns {self.clock_ns:g}"
+        export = f"hwcompile lineage export {found.state[:10]} {name}.hwc --store {self.folder}"
+        return f"{export} && hwcompile {name}.hwc --target {self.target}{clock} --output {name}"
+
+    def synthesize(self, most: int | None = None, time_limit_s: float = 300) -> None:
+        """Synthesize the frontier with Yosys and keep the numbers, as children of the states; those that have them stay."""
+        with Store(self.folder) as store:
+            for found in self.frontier[:most]:
+                key = [self.name, "synthesis", found.state]
+                if store.with_key(key) is not None:
+                    continue
+                design = self.design(found, backends=("rtl",))
+                design.synthesize(time_limit_s=time_limit_s)
+                report = design.report
+                values = {k: v for k, v in values_of(report).items() if k.endswith("_synthesis")}
+                step = Step("synthesize", {"tool": report.synthesis_tool, "time_limit_s": time_limit_s})
+                store.add(
+                    parents=[found.state], step=step, method=found.method, metrics={**found.values, **values}, branch=self.name,
+                    target=self.target, report=json.loads(report.as_json()), properties={"params": dict(found.params)}, key=key,
+                )  # fmt: skip
+
+    # ---- all of them --------------------------------------------------------------------------------------------------
+
+    def page(self, path: str | Path, title: str = "") -> Path:
+        """Write the frontier page (`report.frontier`)."""
+        with Store(self.folder, read_only=True) as store:
+            states = [s for s in store.find(f"branch = '{self.name}'")]
+            shown = [self._full(store, s, states) for s in states if _kind(s) == "trial"]
+        limits = ", ".join(map(str, self.constraints))
+        text = page.page(
+            shown, self._objectives(), title or f"Search {self.name}", self.progress(), self.target, limits and f"with {limits}"
+        )
+        if not write_atomic(Path(path), text):
+            raise CompileError(str(path), "the page cannot be written", "free space, or give another place")
+        return Path(path)
+
+    def progress(self, points: int = 60) -> list[tuple[float, int, float]]:
+        """(seconds, trained, hypervolume) on the way."""
+        every = [f for f in self.candidates if not f.error]
+        chosen = self.history[:: max(len(self.history) // points, 1)]
+        return [(t, n, self.hypervolume(candidates=every[:n])) for t, n in chosen]
+
+    def _objectives(self) -> list[page.Objective]:
+        return [page.Objective(o.name, o.larger) for o in self.objectives]
+
+    def _shown(self, f: Found) -> page.Candidate:
+        return page.Candidate(f.state[:10], f.method, f.values, f.params, error=f.error)
+
+    def _full(self, store: Store, state: State, states: Sequence[State]) -> page.Candidate:
+        """With its report, layers and lineage; and synthesis where it was done."""
+        done = next((s for s in states if _kind(s) == "synthesis" and s.parents[0] == state.id), None)
+        found, report = _found(state), store.report((done or state).id)
+        read = from_json(json.dumps(report)) if report else None
+        path = [*store.path(state), *([done] if done else [])]
+        layers = [
+            {"name": la.name, "shape": la.outputs, "weight_bits_max": la.weight_bits, "activation_bits": la.output_bits,
+             "nonzero_weights": la.weights, "lut": la.estimate.lut if la.estimate else math.nan}
+            for la in (read.layers if read else ())
+        ]  # fmt: skip
+        return page.Candidate(
+            state.id[:10], state.method, {**found.values, **(done.metrics if done else {})}, found.params, layers,
+            [_line(s) for s in path], str(read) if read else "", self.command(found) if not state.error else "", state.error,
+        )  # fmt: skip
+
+
+def _height(o: Objective, value: float) -> float:
+    """The value as the hypervolume counts it; smaller is better."""
+    return math.log(max(value, 1.0)) if o.name in RESOURCES else o.sign * value
+
+
+def _kind(state: State) -> str:
+    key = state.key
+    if not isinstance(key, tuple) or len(key) < 2:
+        return "other"
+    return key[1] if isinstance(key[1], str) else "trial"
+
+
+def _found(state: State) -> Found:
+    properties = state.properties or {}
+    return Found(state.id, state.method, properties.get("params", {}), dict(state.metrics), properties.get("trial"), state.error)
+
+
+def _line(state: State) -> str:
+    if state.step is None:
+        return f"{state.id[:10]} {state.method}"
+    options = ", ".join(f"{k}={json.dumps(v)}" for k, v in state.step.parameters.items())
+    return f"{state.id[:10]} {state.step.name}({options}) seed {state.step.seed}"

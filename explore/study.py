@@ -1,0 +1,416 @@
+"""A search that goes on where it was stopped, by whatever: who asks, who trains, and what is written when.
+
+Optuna's journal holds what was asked and told, the lineage store what was made of it. A trial is in the journal before it is
+trained, in the store when it is trained, and told to the journal after that; whatever is missing when the search goes on is
+done then, under the same number. So no trial is lost, and none is counted twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..ir.errors import CompileError
+from ..lineage import State, Step, Store
+from ..report.frontier import frontier
+from .measure import Measured
+from .objectives import Constraint, Objective, violations
+from .space import Space, definition, draw
+from .trial import Past, Trial
+from .worker import Base, Done, Job, Workers
+
+__all__ = ["SAMPLERS", "Options", "Study"]
+
+SAMPLERS = ("nsga2", "tpe", "random")
+
+HOPELESS = 10
+"""So many failures before the first success end a search."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a search goes about it.
+
+    `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
+    `SAMPLERS`. `halving`: each trial begins with 1/halving**(rungs - 1) of a full training and goes on, times `halving`,
+    while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full. `batch`: so many
+    trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds that one call may take.
+    """
+
+    budget_s: float = math.inf
+    trials: int | None = None
+    workers: int = 0
+    sampler: str = "nsga2"
+    population: int = 24
+    halving: int = 1
+    rungs: int = 3
+    batch: int = 1
+    trial_s: float = math.inf
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise CompileError("search", f"sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
+        for name in ("population", "halving", "rungs", "batch"):
+            if getattr(self, name) < 1:
+                raise CompileError("search", f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.population < 2:
+            raise CompileError("search", "population must be 2 or more, not 1")
+        if not self.budget_s > 0 or not self.trial_s > 0:
+            raise CompileError("search", f"budget must be above 0, not {self.budget_s}")
+        if self.trials is None and math.isinf(self.budget_s):
+            raise CompileError("search", "has neither a budget nor a number of trials", 'give budget="1h" or trials=100')
+
+    def efforts(self) -> tuple[float, ...]:
+        """Shares of a full training, rung by rung."""
+        return (1.0,) if self.halving == 1 else tuple(self.halving ** (k + 1.0 - self.rungs) for k in range(self.rungs))
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A trial on its way: which rung comes next, and its latest candidate."""
+
+    trial: Any
+    params: dict[str, Any]
+    rung: int = 0
+    latest: Past | None = None
+
+
+@dataclass(eq=False)
+class Study:
+    """One search by name, in a store's folder."""
+
+    name: str
+    folder: Path
+    space: Space
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    target: str
+    clock_ns: float | None
+    options: Options
+    code_version: str = ""
+    data_digest: str = ""
+    past: list[Past] = field(default_factory=list[Past])
+    failed: int = 0
+    told: int = 0
+    history: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    """(seconds, number of `past`) after each trial."""
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder)
+        self.home = self.folder / "searches" / self.name
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.home / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            other = self._lock.read().strip() or "another one"
+            raise CompileError(
+                f"search {self.name}", f"is running already, in process {other}", "wait for it, or give another name"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        try:
+            self.study = self._opened()
+        except BaseException:
+            self._lock.close()
+            raise
+        self.before_s = float(self.study.user_attrs.get("seconds", 0.0))
+        self.started = time.monotonic()
+        self._by_key = {json.dumps(s.key): s for s in self.store.find(f"branch = '{self.name}'") if _is_ours(s, self.name)}
+        self.past = [_past(s) for s in sorted(self._by_key.values(), key=lambda s: s.created) if not s.error]
+        self.history = [tuple(h) for h in self.study.user_attrs.get("history", [])]  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        """Let others go on with the search."""
+        self.store.close()
+        self._lock.close()
+
+    # ---- the journal --------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> Any:
+        """The Optuna study of this name, made or found."""
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        path = self.home / "journal.log"
+        _drop_torn_line(path)
+        lock = JournalFileOpenLock(str(path))
+        (self.home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+        directions = ["maximize" if o.larger else "minimize" for o in self.objectives]
+        found = optuna.create_study(study_name=self.name, storage=storage, load_if_exists=True, directions=directions)
+        plan = {
+            "space": definition(self.space),
+            "objectives": [f"{'max' if o.larger else 'min'}:{o.name}" for o in self.objectives],
+            "constraints": [str(c) for c in self.constraints],
+            "target": self.target,
+            "clock_ns": self.clock_ns,
+        }
+        known = found.user_attrs.get("plan")
+        if known is None:
+            found.set_user_attr("plan", plan)
+        elif known != json.loads(json.dumps(plan)):
+            other = next(k for k in plan if known.get(k) != json.loads(json.dumps(plan[k])))
+            raise CompileError(f"search {self.name}", f"was begun with another {other}", "give another name, or the same as then")
+        found.sampler = self._sampler(len(found.get_trials(deepcopy=False)))
+        return found
+
+    def _sampler(self, count: int) -> Any:
+        """Begun anew from the seed and how far the search is, so that one that goes on proposes nothing twice."""
+        import warnings
+
+        from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
+
+        seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{count}".encode()).digest()[:4], "little")
+        if self.options.sampler == "random":
+            return RandomSampler(seed=seed)
+        bounded = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constraints are experimental in Optuna
+            if self.options.sampler == "tpe":
+                return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, **bounded)
+            return NSGAIISampler(seed=seed, population_size=self.options.population, **bounded)
+
+    # ---- going on -----------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Of searching, earlier sittings included."""
+        return self.before_s + time.monotonic() - self.started
+
+    def run(self, train: Callable[[Trial], Any], shown: Callable[[Study], None]) -> None:
+        """Search until the budget is spent; `shown` is called every half second and after each trial."""
+        from optuna.trial import TrialState
+
+        states = self.study.get_trials(deepcopy=False)
+        self.told = sum(t.state == TrialState.COMPLETE for t in states)
+        self.failed = sum(t.state == TrialState.FAIL for t in states)
+        waiting = deque(self._left_over(states))
+        asked = len(states)
+        workers = Workers(train, self.target, self.clock_ns, self.options.workers or _cores(), self.options.trial_s)
+        try:
+            while True:
+                over = self.seconds >= self.options.budget_s
+                while not over and workers.free:
+                    while len(waiting) < self.options.batch and asked < (self.options.trials or math.inf):
+                        waiting.append(self._ask())
+                        asked += 1
+                    if not waiting:
+                        break
+                    workers.start(self._job(train, waiting))
+                if not workers.running or over:
+                    break
+                for job, done in workers.wait(0.5):
+                    waiting.extendleft(self._settle(job, done))
+                    self.study.set_user_attr("seconds", self.seconds)
+                    self._remember()
+                shown(self)
+        finally:
+            workers.stop()
+            self.study.set_user_attr("seconds", self.seconds)
+            self.before_s, self.started = self.seconds, time.monotonic()
+
+    def _remember(self) -> None:
+        self.history.append((round(self.seconds, 2), len(self.past)))
+        self.study.set_user_attr("history", self.history)
+
+    def _ask(self) -> _Pending:
+        trial = self.study.ask()
+        return _Pending(trial, draw(self.space, trial))
+
+    def _left_over(self, states: Iterable[Any]) -> Iterable[_Pending]:
+        """Trials that were asked for and not told: from the store where it has them, else to be trained."""
+        import optuna
+        from optuna.trial import TrialState
+
+        for frozen in states:
+            if frozen.state != TrialState.RUNNING:
+                continue
+            trial = optuna.trial.Trial(self.study, frozen._trial_id)
+            pending = _Pending(trial, draw(self.space, trial))
+            ended = False
+            for _ in self.options.efforts():
+                found = self._by_key.get(json.dumps(self._key(pending, 0)))
+                if found is None:
+                    break
+                ended = self._next(pending, found)
+                if ended:
+                    break
+            if not ended:
+                yield pending
+
+    def _job(self, train: Any, waiting: deque[_Pending]) -> Job:
+        """The next trial, and others like it where the training function takes many."""
+        first = waiting.popleft()
+        chosen, group = [first], getattr(train, "group", None)
+        if self.options.batch > 1 and group is not None and hasattr(train, "many"):
+            like = [p for p in waiting if p.rung == first.rung and group(p.params) == group(first.params)]
+            for p in like[: self.options.batch - 1]:
+                waiting.remove(p)
+                chosen.append(p)
+        return Job([self._trial(p) for p in chosen])
+
+    def _trial(self, p: _Pending) -> Trial:
+        seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{p.trial.number}".encode()).digest()[:4], "little")
+        self._on_way[p.trial.number] = p
+        effort = self.options.efforts()[p.rung]
+        return Trial(p.trial.number, p.params, seed, effort, p.latest, tuple(self.past), str(self.folder), lambda line: None)
+
+    @property
+    def _on_way(self) -> dict[int, _Pending]:
+        return self.__dict__.setdefault("_ways", {})
+
+    # ---- recording ----------------------------------------------------------------------------------------------------
+
+    def _key(self, p: _Pending, part: int) -> list[Any]:
+        return [self.name, p.trial.number, p.rung, part]
+
+    def _settle(self, job: Job, done: Sequence[Done]) -> list[_Pending]:
+        """Record how trials ended; gives back those that go on to the next rung."""
+        on: list[_Pending] = []
+        for trial, ended in zip(job.trials, done, strict=True):
+            p = self._on_way.pop(trial.number)
+            first: State | None = None
+            if ended.error:
+                first = self.store.add(
+                    method=str(p.params.get("method", "")), properties=self._properties(p, ended), error=ended.error,
+                    key=self._key(p, 0), branch=self.name, target=self.target,
+                )  # fmt: skip
+            else:
+                extra = list(enumerate(zip(ended.candidates, ended.starts, strict=True)))
+                for part, (candidate, start) in reversed(extra):  # the trial's own last: it says that all is there
+                    first = self._add(p, part, candidate, start, ended)
+                    self._know(first)
+            assert first is not None
+            if not self._next(p, first):
+                on.append(p)
+        return on
+
+    def _add(self, p: _Pending, part: int, made: Measured, start: Past | Base | None, ended: Done) -> State:
+        parents: list[str] = []
+        if isinstance(start, Past):
+            parents = [start.state]
+        elif start is not None:
+            *early, last = start.steps or (("start", {}),)
+            base = self.store.add(
+                start.weights, method=start.method, metrics=start.metrics, branch=self.name, key=[self.name, "base", start.key],
+                step=self._step(p, last), properties={"before": [list(s) for s in early]},
+            )  # fmt: skip
+            self._know(base)
+            parents = [base.id]
+        elif p.latest is not None:
+            parents = [p.latest.state]
+        steps = made.steps or (("train", {}),)
+        return self.store.add(
+            made.weights, parents=parents, step=self._step(p, (", ".join(n for n, _ in steps), {n: v for n, v in steps})),
+            method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
+            branch=self.name, graph=made.graph, report=json.loads(made.report),
+            properties=self._properties(p, ended), key=self._key(p, part),
+        )  # fmt: skip
+
+    def _know(self, state: State) -> None:
+        key = json.dumps(state.key)
+        if key not in self._by_key:
+            self._by_key[key] = state
+            self.past.append(_past(state))
+
+    def _step(self, p: _Pending, step: tuple[str, dict[str, Any]]) -> Step:
+        seed = self.options.seed
+        return Step(step[0], {**step[1]}, seed, self.code_version, self.data_digest)
+
+    def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
+        effort = self.options.efforts()[p.rung]
+        return {"params": p.params, "trial": p.trial.number, "effort": effort, "seconds": round(ended.seconds, 3)}
+
+    def _next(self, p: _Pending, state: State) -> bool:
+        """Tell the journal how a trial ended, or send it to the next rung (False)."""
+        from optuna.trial import TrialState
+
+        missing = next((o.name for o in self.objectives if o.name not in state.metrics), None)
+        if state.error or missing is not None:
+            self.study.tell(p.trial.number, state=TrialState.FAIL)
+            self.failed += 1
+            if self.failed >= HOPELESS and not self.told:
+                fix = "run the training function by itself, mend it, and go on"
+                raise CompileError(f"search {self.name}", f"its first {self.failed} trials failed, the last so: {state.error}", fix)
+        if state.error:
+            return True
+        if missing is not None:
+            known = ", ".join(sorted(state.metrics))
+            raise CompileError("objectives", f"'{missing}' is not measured", f"the training function must return it as a metric; there are {known}")  # fmt: skip
+        p.latest = _past(state)
+        if p.rung + 1 < len(self.options.efforts()) and self._promising(p.rung, state):
+            p.rung += 1
+            return False
+        p.trial.set_user_attr("violations", violations(self.constraints, state.metrics))
+        p.trial.set_user_attr("state", state.id)
+        self.study.tell(p.trial.number, [state.metrics[o.name] for o in self.objectives])
+        self.told += 1
+        return True
+
+    def _promising(self, rung: int, state: State) -> bool:
+        """Among the best 1/halving of the rung so far, by fronts of what none dominates."""
+        peers = [s for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung and s.key[3] == 0 and not s.error]
+        if len(peers) < self.options.halving:
+            return True
+        wanted, left = math.ceil(len(peers) / self.options.halving), list(peers)
+        better = 0
+        while left and better < wanted:
+            best = self.on_frontier([_past(s) for s in left])
+            front = [s for s, is_best in zip(left, best, strict=True) if is_best]
+            if not front:
+                return False
+            if any(s.id == state.id for s in front):
+                return True
+            better += len(front)
+            left = [s for s, is_best in zip(left, best, strict=True) if not is_best]
+        return False
+
+    def on_frontier(self, past: Sequence[Past]) -> tuple[bool, ...]:
+        """Which networks meet the constraints and are dominated by none that does."""
+        from ..report.frontier import Candidate
+        from ..report.frontier import Objective as Shown
+
+        shown = [Shown(o.name, o.larger) for o in self.objectives]
+        met = [all(v <= 0 for v in violations(self.constraints, p.values)) for p in past]
+        inner = [Candidate("", p.method, p.values, {}, (), (), "", "") for p, m in zip(past, met, strict=True) if m]
+        best = iter(frontier(inner, shown))
+        return tuple(next(best) if m else False for m in met)
+
+
+def _is_ours(state: State, name: str) -> bool:
+    return isinstance(state.key, tuple) and bool(state.key) and state.key[0] == name
+
+
+def _past(state: State) -> Past:
+    params = state.properties.get("params", {}) if state.properties else {}
+    return Past(state.id, state.key, state.method, params, dict(state.metrics))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A line that a killed process did not finish: nothing after it would be read."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)

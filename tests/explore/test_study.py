@@ -1,0 +1,260 @@
+"""A search goes on where it was stopped, loses nothing, counts nothing twice, and says what it could not do."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import search_models
+from search_models import SPACE, model, train
+
+import hwcompile as hc
+from hwcompile.explore import Choice, Integer, Trained
+from hwcompile.lineage import Store
+
+HERE = Path(search_models.__file__)
+
+
+def searched(folder, **options):
+    given = {"trials": 8, "quiet": True, "workers": 2, "population": 4, **options}
+    space = given.pop("space", SPACE)
+    return hc.search(space, given.pop("train", train), folder=folder, **given)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return searched(tmp_path_factory.mktemp("found") / "runs", objectives=["accuracy", "lut", "latency_ns"], trials=14)
+
+
+def test_the_frontier_is_what_nothing_dominates(found):
+    every = [(-f.values["accuracy"], f.values["lut"], f.values["latency_ns"]) for f in found.candidates]
+    best = {p for p in every if not any(all(b <= a for a, b in zip(p, q)) and q != p for q in every)}  # noqa: B905
+    assert len(found.candidates) == 14
+    assert {(-f.values["accuracy"], f.values["lut"], f.values["latency_ns"]) for f in found.frontier} == best
+    assert 0 < found.hypervolume() <= 1
+    assert [n for _, n in found.history][-1] == 14
+
+
+def test_costs_are_those_of_the_compiler_and_any_candidate_is_built_again(found):
+    one = found.frontier[0]
+    design = hc.compile(model(one.params["bits"], one.params["terms"]), backends=("rtl", "cpu"))
+    again = found.design(one, backends=("rtl", "cpu"))
+    assert design.report.estimate.lut == one.values["lut"] == again.report.estimate.lut
+    assert str(design.graph) == str(again.graph)
+    x = np.random.default_rng(0).uniform(-1, 1, (50, one.params["terms"] + 1))
+    assert np.array_equal(design.predict(x), again.predict(x))
+    with Store(found.folder, read_only=True) as store:
+        weights = store.weights(one.state)
+    assert np.array_equal(weights["w"], np.full(3, 10 * one.params["bits"] + one.params["terms"]))
+
+
+def test_the_command_builds_a_candidate(found, tmp_path):
+    command = found.command(found.frontier[0]).replace("hwcompile", f"{sys.executable} -m hwcompile")
+    done = subprocess.run(["bash", "-c", f"cd {tmp_path} && {command}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "total" in done.stdout
+
+
+def test_the_page_shows_every_candidate(found, tmp_path):
+    text = found.page(tmp_path / "page.html").read_text()
+    assert all(f.state[:10] in text for f in found.candidates)
+    assert "hwcompile lineage export" in text
+
+
+def test_synthesis_is_kept_beside_the_estimate(tmp_path):
+    found = searched(tmp_path / "runs", trials=3)
+    found.synthesize(1)
+    with Store(found.folder, read_only=True) as store:
+        child = store.children(found.frontier[0].state)[0]
+    assert child.metrics["lut_synthesis"] > 0
+    assert child.metrics["lut"] == found.frontier[0].values["lut"]
+    found.synthesize(1)  # again: nothing is done twice
+    with Store(found.folder, read_only=True) as store:
+        assert len(store.children(found.frontier[0].state)) == 1
+
+
+def test_a_search_goes_on(tmp_path):
+    first = searched(tmp_path / "runs", trials=4)
+    second = searched(tmp_path / "runs", trials=9)
+    assert [f.state for f in first.candidates] == [f.state for f in second.candidates[:4]]
+    assert sorted(f.trial for f in second.candidates) == list(range(9))
+    assert [f.state for f in searched(tmp_path / "runs", trials=9).candidates] == [f.state for f in second.candidates]
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "random"])
+def test_one_worker_is_deterministic(tmp_path, sampler):
+    runs = [searched(tmp_path / name, workers=1, sampler=sampler, seed=5, constraints=["lut<=150"]) for name in "ab"]
+    assert [(f.params, f.values) for f in runs[0].candidates] == [(f.params, f.values) for f in runs[1].candidates]
+
+
+def test_trials_that_fail_or_die_or_hang_are_recorded_and_the_search_goes_on(tmp_path):
+    space = {**SPACE, "fail": 3, "crash": 5}
+    found = searched(tmp_path / "runs", space=space, trials=16, sampler="random", seed=1)
+    errors = {f.params["bits"]: f.error for f in found.candidates if f.error}
+    assert errors[3] == "ValueError: no luck"
+    assert errors[5] == "the process of the trial was killed by SIGKILL"
+    assert sorted(f.trial for f in found.candidates) == list(range(16))
+    slow = {"bits": Choice(4, 6), "terms": 1, "sleep": Choice(0.0, 60.0)}
+    found = searched(tmp_path / "slow", space=slow, trials=6, trial_limit="2s", sampler="random")
+    hung = [f for f in found.candidates if f.error]
+    assert hung
+    assert all("took longer than the 2 s" in f.error and f.params["sleep"] == 60 for f in hung)
+
+
+def test_a_function_that_only_fails_ends_the_search(tmp_path):
+    with pytest.raises(hc.CompileError, match=r"its first 10 trials failed, the last so: ValueError: no luck"):
+        searched(tmp_path / "runs", space={"bits": Choice(3), "terms": Integer(1, 4), "fail": 3}, trials=50, workers=1)
+
+
+def wrong(trial):
+    return {"accuracy": 1.0}
+
+
+def unmeasured(trial):
+    return Trained(model(4, 1))
+
+
+def test_what_a_function_must_return(tmp_path):
+    with pytest.raises(hc.CompileError, match=r"must return search\.Trained\(model, metrics\), not dict"):
+        searched(tmp_path / "a", train=wrong, trials=2)
+    with pytest.raises(hc.CompileError, match="'accuracy' is not measured; the training function must return it"):
+        searched(tmp_path / "b", train=unmeasured, trials=2)
+
+
+def test_constraints_that_nobody_meets_name_the_closest(tmp_path):
+    with pytest.raises(hc.CompileError, match=r"no candidate meets the constraints; the closest, \w+ \(\d terms\), has .* for lut<=5"):
+        searched(tmp_path / "runs", constraints=["lut<=5"])
+
+
+def test_halving_trains_the_best_in_full(tmp_path):
+    found = searched(tmp_path / "runs", trials=12, halving=2, rungs=3, workers=1, sampler="random")
+    efforts = {f.trial: [] for f in found.candidates}
+    with Store(found.folder, read_only=True) as store:
+        for f in found.candidates:
+            efforts[f.trial].append(store.get(f.state).properties["effort"])
+            if store.get(f.state).properties["effort"] > 0.25:
+                assert store.get(store.get(f.state).parents[0]).properties["trial"] == f.trial
+    assert set(map(tuple, efforts.values())) <= {(0.25,), (0.25, 0.5), (0.25, 0.5, 1.0)}
+    assert 0 < sum(len(e) == 3 for e in efforts.values()) < 12
+    assert 0 < sum(len(e) == 1 for e in efforts.values()) < 12
+
+
+class Together:
+    """Trials of the same number of terms are trained by one call."""
+
+    def __call__(self, trial):
+        return train(trial)
+
+    def group(self, params):
+        return str(params["terms"])
+
+    def many(self, trials):
+        assert len({t.params["terms"] for t in trials}) == 1
+        made = [train(t) for t in trials]
+        return [Trained(m.model, {**m.metrics, "together": len(trials)}, method=m.method) for m in made]
+
+
+def test_trials_of_one_architecture_train_together(tmp_path):
+    found = searched(tmp_path / "runs", train=Together(), space={"bits": Integer(2, 9), "terms": Choice(1, 2)}, batch=3, trials=10)
+    assert max(f.values.get("together", 1) for f in found.candidates) == 3
+    assert sorted(f.trial for f in found.candidates) == list(range(10))
+
+
+def test_another_plan_under_the_same_name_is_refused(tmp_path):
+    searched(tmp_path / "runs", trials=2)
+    with pytest.raises(hc.CompileError, match="search search: was begun with another space"):
+        searched(tmp_path / "runs", space={"bits": Integer(2, 5), "terms": 1}, trials=2)
+    with pytest.raises(hc.CompileError, match="was begun with another objectives"):
+        searched(tmp_path / "runs", objectives=["accuracy", "ff"], trials=2)
+    searched(tmp_path / "runs", space={"bits": Integer(2, 5), "terms": 1}, trials=2, name="other")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"trials": None}, "has neither a budget nor a number of trials"),
+        ({"sampler": "cmaes"}, "sampler must be one of nsga2, tpe, random"),
+        ({"colour": 3}, "has no option 'colour'"),
+        ({"name": "a/b"}, "must be of letters"),
+        ({"target": "nothing"}, "nothing"),
+        ({"population": 1}, "population must be 2 or more"),
+        ({"space": {}}, "has no dimension"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(tmp_path, options, says):
+    with pytest.raises(hc.CompileError, match=says):
+        searched(tmp_path / "runs", **options)
+
+
+def begun(folder, trials):
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    return subprocess.Popen([sys.executable, str(HERE), str(folder), str(trials)], env=environment, start_new_session=True)
+
+
+def test_two_searches_under_one_name(tmp_path):
+    first = begun(tmp_path / "runs", 10_000)
+    try:
+        lock = tmp_path / "runs/searches/killed/lock"
+        while not (lock.exists() and lock.read_text()):
+            time.sleep(0.05)
+        with pytest.raises(hc.CompileError, match=rf"search killed: is running already, in process {first.pid}"):
+            searched(tmp_path / "runs", name="killed")
+    finally:
+        first.kill()
+        first.wait()
+
+
+def assert_whole(folder):
+    """Every trial is there once, and the journal and the store say the same."""
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "searches/killed/journal.log"))
+    study = optuna.load_study(study_name="killed", storage=optuna.storages.JournalStorage(backend))
+    trials = study.get_trials()
+    assert [t.number for t in trials] == list(range(len(trials)))
+    with Store(folder) as store:
+        assert store.check().ok
+        keys = [s.key for s in store.find("branch = 'killed'")]
+        assert len(set(keys)) == len(keys)
+        for t in trials:
+            assert t.state == optuna.trial.TrialState.COMPLETE
+            last = store.get(t.user_attrs["state"])
+            assert last.key[:2] == ("killed", t.number)
+            assert t.values == [last.metrics["accuracy"], last.metrics["lut"]]
+            assert np.array_equal(store.weights(last)["w"], np.full(3, 10 * t.params["bits"] + t.params["terms"]))
+    return len(trials)
+
+
+def killed(folder, times, trials, seed):
+    """A search killed so often at random moments, then finished."""
+    random.seed(seed)
+    for _ in range(times):
+        process = begun(folder, trials)
+        time.sleep(random.uniform(0.3, 4.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process = begun(folder, trials)
+    assert process.wait() == 0
+    assert assert_whole(folder) == trials
+
+
+def test_a_killed_search_goes_on(tmp_path):
+    killed(tmp_path / "runs", 3, 24, 0)
+
+
+@pytest.mark.slow
+def test_a_search_killed_twenty_five_times_loses_and_repeats_nothing(tmp_path):
+    killed(tmp_path / "runs", 25, 200, 1)
+
+
+def test_a_torn_journal_is_read(tmp_path):
+    searched(tmp_path / "runs", trials=3)
+    journal = tmp_path / "runs/searches/search/journal.log"
+    with journal.open("a") as file:
+        file.write(json.dumps({"op_code": 4})[:7])
+    assert len(searched(tmp_path / "runs", trials=5).candidates) == 5
