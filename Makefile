@@ -12,6 +12,7 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	$(BIN)/python -m hwcompile.hw_targets.verilator
+	$(BIN)/python -m hwcompile.hw_targets.browser
 	@touch $@
 
 demo: setup

@@ -81,8 +81,9 @@ def falling_budget(c: Clock) -> Made:
     work = opt.Work(module, c.task, c.seed)
     for step in (opt.Distill(), opt.Quantize(LEARNED)):
         step.apply(work)
-    started = time.process_time()
-    c.apply(work.module, opt.Train(2, BATCH, lr_bits=0.02, beta=1e-9))
+    for _ in range(2):  # the first compiles the step
+        started = time.process_time()
+        c.apply(work.module, opt.Train(2, BATCH, lr_bits=0.02, beta=1e-9))
     epochs = max(int(c.cpu_s * share / ((time.process_time() - started) / 2)), 2)
     for work.index, budget in enumerate(BUDGETS[c.kind], 1):
         work.progress = None
@@ -191,12 +192,17 @@ def main() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: each method's networks, mean over the seeds of those with the same label."""
-    lines = ["| method | | accuracy, validation | accuracy, test | LUTs, estimate | LUTs, Yosys |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| method | | accuracy, validation | accuracy, test | LUTs, estimate | LUTs, Yosys |",
+        "|---|---|---|---|---|---|",
+    ]
     for method in METHODS:
         own = [r for r in rows if r["method"] == method]
         spent = sum(r["cpu_s"] for r in own) / max(len({r["seed"] for r in own}), 1)
         same = {r["label"]: [q for q in own if q["label"] == r["label"]] for r in own}
-        means = {k: {n: np.mean([r[n] for r in v]) for n in ("validation", "test", "estimate")} for k, v in same.items()}
+        means = {
+            k: {n: np.mean([r[n] for r in v]) for n in ("validation", "test", "estimate")} for k, v in same.items()
+        }
         for label in sorted(means, key=lambda k: -means[k]["estimate"]):
             m, yosys = means[label], [r["synthesis"] for r in same[label] if "synthesis" in r]
             lines.append(

@@ -61,15 +61,15 @@ def search(
     trial_limit: str | float | None = None,
     **options: Any,
 ) -> SearchResult:
-    """Search a space for what is best in several objectives at once; this is ``hc.search``.
+    """Search a space for what is best in several objectives at once, and keep every trial.
 
-    `space`: dimensions by name (`search.space`). `train(trial)`: a `Trained` for the parameters of a `Trial`; it runs in a process of
-    its own, and what it raises is recorded as a failed trial. `objectives`: costs (`objectives.COSTS`, by the compiler for
-    `target` at `clock_ns`) and metrics that `train` returns. `constraints`: such as ``"lut<=20000"``.
+    `space`: dimensions by name (`explore.space`). `train(trial)`: a `Trained` for the parameters of a `Trial`; it runs in a
+    process of its own, and what it raises is recorded as a failed trial. `objectives`: costs (`objectives.COSTS`, by the
+    compiler for `target` at `clock_ns`) and metrics that `train` returns. `constraints`: such as ``"lut<=20000"``.
     `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `name`, `folder`: the search's name in a lineage
     store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
     `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True. `page`: where the frontier
-    page is written, at the end. `options`: those of `search.study.Options` (sampler, workers, halving, ...).
+    page is written, at the end. `options`: those of `explore.study.Options` (sampler, workers, halving, ...).
 
     Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
     running, and where no candidate meets the constraints, with the closest one.
@@ -109,7 +109,11 @@ def _refuse_none(found: SearchResult) -> None:
     closest = found.closest()
     if closest is None:
         errors = [f.error for f in found.candidates if f.error]
-        rule = f"all {len(errors)} trials failed, the last so: {errors[-1]}" if errors else "the budget was over before a trial was"
+        rule = (
+            f"all {len(errors)} trials failed, the last so: {errors[-1]}"
+            if errors
+            else "the budget was over before a trial was"
+        )
         raise CompileError(f"search {found.name}", rule, "mend the training function, or give more time, and go on")
     best, by = closest
     missed = ", ".join(f"{best.values.get(c.name, math.nan):g} for {c}" for c in found.constraints if by[str(c)] > 0)

@@ -35,7 +35,10 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
     docs/search.md has the keys of the file.
     """
     table = _read(Path(config))
-    options = {**table.get("search", {}), **{k: v for k, v in (("budget", budget), ("trials", trials), ("page", page)) if v}}
+    options = {
+        **table.get("search", {}),
+        **{k: v for k, v in (("budget", budget), ("trials", trials), ("page", page)) if v},
+    }
     options.setdefault("name", Path(config).stem)
     _known("search", options, _SEARCH)
     from . import search
@@ -134,7 +137,9 @@ def _task(data: Mapping[str, Any], folder: Path) -> Any:
     names = [data.get("x", "x" if "x" in arrays else "X"), data.get("y", "y")]
     absent = next((n for n in names if n not in arrays), None)
     if absent is not None:
-        raise CompileError(str(path), f"has no array '{absent}'", f"set data.x and data.y; there are {', '.join(arrays)}")
+        raise CompileError(
+            str(path), f"has no array '{absent}'", f"set data.x and data.y; there are {', '.join(arrays)}"
+        )
     x, y = (arrays[n] for n in names)
     order = np.random.default_rng(data.get("seed", 0)).permutation(len(x))[: data.get("events")]
     x, y = x[order].astype(np.float32), y[order]

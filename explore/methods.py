@@ -54,7 +54,16 @@ class Methods:
     architecture: Space = field(default_factory=dict[str, Any])
     epochs: int = 60
     batch: int = 1024
-    methods: Sequence[str] = ("learned", "uniform", "pruned", "shrunk", "low_rank", "post_training", "trees", "formulas")
+    methods: Sequence[str] = (
+        "learned",
+        "uniform",
+        "pruned",
+        "shrunk",
+        "low_rank",
+        "post_training",
+        "trees",
+        "formulas",
+    )
     luts: tuple[float, float] = (300.0, 30_000.0)
     test: Any = None
     warm: bool = True
@@ -77,7 +86,9 @@ class Methods:
             raise CompileError("methods", rule, "give network= and architecture=")
         many = int(y.max()) + 1 if self.task.loss == "cross_entropy" else math.prod(y.shape[1:])
         object.__setattr__(self, "network", dense(x.shape[1], many))
-        object.__setattr__(self, "architecture", {"hidden": Choice([64, 32, 32], [32, 32], [32, 16], [16, 16], [16], [8])})
+        object.__setattr__(
+            self, "architecture", {"hidden": Choice([64, 32, 32], [32, 32], [32, 16], [16, 16], [16], [8])}
+        )
 
     @property
     def space(self) -> Space:
@@ -98,16 +109,20 @@ class Methods:
 
     def group(self, params: Mapping[str, Any]) -> str:
         """The same for trials that `many` trains as one program."""
-        return json.dumps([params["method"], {k: params[k] for k in self.architecture if k in params}], sort_keys=True)
+        alike = (*self.architecture, "weight_bits", "data_bits", "distill")
+        return json.dumps([params["method"], {k: params[k] for k in alike if k in params}], sort_keys=True)
 
     def __call__(self, trial: Trial) -> Trained:
         return METHODS[trial.params["method"]].train(_Setting(self, trial))
 
     def many(self, trials: Sequence[Trial]) -> list[Trained]:
         """Trials of one `group`; those with trained widths as one batched program, the others one after the other."""
-        if trials[0].params["method"] != "learned" or trials[0].earlier is not None:
+        if trials[0].params["method"] != "learned" or trials[0].earlier is not None or trials[0].params["distill"]:
             return [self(t) for t in trials]
-        return _learned_together([_Setting(self, t) for t in trials])
+        try:
+            return _learned_together([_Setting(self, t) for t in trials])
+        except CompileError:  # not alike after all, or one of them failed
+            return [self(t) for t in trials]
 
 
 # ---- one trial --------------------------------------------------------------------------------------------------------
@@ -156,7 +171,9 @@ class _Setting:
                 return module.eval(), past
         train = opt.Train(max(self.methods.epochs // 2, 2), self.methods.batch, 5e-3)
         module = opt.Pipeline([train]).run(module, self.task, 0).module
-        steps = (Step("Train", {"epochs": train.epochs, "lr": train.lr, "architecture": self.architecture(self.params)}),)
+        steps = (
+            Step("Train", {"epochs": train.epochs, "lr": train.lr, "architecture": self.architecture(self.params)}),
+        )
         score = {"accuracy": self.task.evaluate(module)}
         return module, Trained(module, score, method="float", steps=steps, base_key=self.base_key)
 
@@ -218,8 +235,8 @@ def _spec(s: _Setting, params: Mapping[str, Any]) -> opt.Spec:
 
 
 def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
-    """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort, or the cheapest of
-    this architecture that is above the budget, or the float network."""
+    """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort, or the
+    cheapest of this architecture that is above the budget, or the float network."""
     module, origin = s.base()
     teacher = module
     same = s.architecture(s.params)
@@ -234,7 +251,9 @@ def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
 
 
 def _learned_train(s: _Setting) -> opt.Train:
-    return opt.Train(s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=s.params["luts"], strict=False)
+    return opt.Train(
+        s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=s.params["luts"], strict=False
+    )
 
 
 def _learned(s: _Setting) -> Trained:
@@ -248,10 +267,12 @@ def _learned_together(settings: Sequence[_Setting]) -> list[Trained]:
     starts = [_start(s) for s in settings]
     trains = [_learned_train(s) for s in settings]
     outcomes = opt.Ensemble([m for m, _, _ in starts]).train(settings[0].task, trains, settings[0].trial.seed)
-    failed = next((o for o in outcomes if isinstance(o, Exception)), None)
-    if failed is not None:
-        raise failed
-    return [s.trained(o.module, start, [t]) for s, o, (_, _, start), t in zip(settings, outcomes, starts, trains, strict=True)]  # pyright: ignore[reportAttributeAccessIssue]
+    made: list[Trained] = []
+    for s, outcome, (_, _, start), train in zip(settings, outcomes, starts, trains, strict=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+        made.append(s.trained(outcome.module, start, [train]))
+    return made
 
 
 def _uniform_spec(s: _Setting) -> opt.Spec:
@@ -283,7 +304,11 @@ def _pruning(s: _Setting) -> list[Any]:
 
 def _post_training(s: _Setting) -> Trained:
     module, start = s.base()
-    passes = [opt.PostTraining(s.params["bits"], s.params["data_bits"], budget=s.params["luts"], events=2048, steps=300)]
+    passes = [
+        opt.PostTraining(
+            s.params["bits"], s.params["data_bits"], budget=s.params["luts"], strict=False, events=2048, steps=300
+        )
+    ]
     return s.trained(s.run(module, *passes), start, passes)
 
 

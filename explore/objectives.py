@@ -70,7 +70,8 @@ def objectives_of(texts: Sequence[str]) -> tuple[Objective, ...]:
             raise CompileError("objectives", f"'{text}' is none", "give names such as accuracy, lut, max:auc, min:rms")
         if not way and name not in (*COSTS, *LARGER):
             known = ", ".join(("accuracy", *COSTS))
-            raise CompileError("objectives", f"'{name}' does not say which way is better", f"give max:{name} or min:{name}; known: {known}")  # fmt: skip
+            fix = f"give max:{name} or min:{name}; known: {known}"
+            raise CompileError("objectives", f"'{name}' does not say which way is better", fix)
         found.append(Objective(name, way == "max" or (not way and name in LARGER)))
     if not found:
         raise CompileError("objectives", "are none", 'give ["accuracy", "lut"]')

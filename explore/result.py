@@ -66,7 +66,9 @@ class SearchResult:
         met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
         best = page.frontier([self._shown(f) for f in met], self._objectives())
         first = self.objectives[0]
-        return tuple(sorted((f for f, b in zip(met, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name]))
+        return tuple(
+            sorted((f for f, b in zip(met, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name])
+        )
 
     def closest(self) -> tuple[Found, Mapping[str, float]] | None:
         """The candidate that misses the constraints least, and by how much each (relative)."""
@@ -76,9 +78,12 @@ class SearchResult:
         _, best = min(scored, key=lambda pair: pair[0])
         return best, {str(c): c.violation(best.values.get(c.name, math.nan)) for c in self.constraints}
 
-    def hypervolume(self, reference: Mapping[str, float] | None = None, candidates: Sequence[Found] | None = None) -> float:
+    def hypervolume(
+        self, reference: Mapping[str, float] | None = None, candidates: Sequence[Found] | None = None
+    ) -> float:
         """The volume that the frontier dominates (two or three objectives), as a share of the box from the best value of each
-        objective to `reference`, by default its worst. Resources count by their logarithm, other values as they are."""
+        objective to `reference`, by default a tenth beyond its worst. Resources count by their logarithm, other values as they
+        are."""
         every = [f for f in self.candidates if not f.error]
         found = every if candidates is None else list(candidates)
         met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
@@ -87,8 +92,9 @@ class SearchResult:
         worst, best = [], []
         for o in self.objectives:
             values = [_height(o, f.values[o.name]) for f in every if o.name in f.values]
-            worst.append(_height(o, reference[o.name]) if reference and o.name in reference else max(values))
             best.append(min(values))
+            beyond = max(values) + 0.1 * (max(values) - min(values))
+            worst.append(_height(o, reference[o.name]) if reference and o.name in reference else beyond)
         box = math.prod(w - b for w, b in zip(worst, best, strict=True))
         points = [[_height(o, f.values[o.name]) for o in self.objectives] for f in met]
         return page.hypervolume(points, worst) / box if box > 0 else math.nan
@@ -100,7 +106,9 @@ class SearchResult:
         with Store(self.folder, read_only=True) as store:
             text = store.graph(found.state)
         if not text:
-            raise CompileError(found.state[:10], "was removed from the store, its recipe is left", "run its trial again")
+            raise CompileError(
+                found.state[:10], "was removed from the store, its recipe is left", "run its trial again"
+            )
         graph = parse_graph(text if isinstance(text, str) else text.decode(), f"state {found.state[:10]}")
         return compile_model(graph, self.target, self.clock_ns, **options)
 
@@ -133,11 +141,16 @@ class SearchResult:
     def page(self, path: str | Path, title: str = "") -> Path:
         """Write the frontier page (`report.frontier`)."""
         with Store(self.folder, read_only=True) as store:
-            states = [s for s in store.find(f"branch = '{self.name}'")]
+            states = store.find(f"branch = '{self.name}'")
             shown = [self._full(store, s, states) for s in states if _kind(s) == "trial"]
         limits = ", ".join(map(str, self.constraints))
         text = page.page(
-            shown, self._objectives(), title or f"Search {self.name}", self.progress(), self.target, limits and f"with {limits}"
+            shown,
+            self._objectives(),
+            title or f"Search {self.name}",
+            self.progress(),
+            self.target,
+            limits and f"with {limits}",
         )
         if not write_atomic(Path(path), text):
             raise CompileError(str(path), "the page cannot be written", "free space, or give another place")
@@ -186,7 +199,9 @@ def _kind(state: State) -> str:
 
 def _found(state: State) -> Found:
     properties = state.properties or {}
-    return Found(state.id, state.method, properties.get("params", {}), dict(state.metrics), properties.get("trial"), state.error)
+    return Found(
+        state.id, state.method, properties.get("params", {}), dict(state.metrics), properties.get("trial"), state.error
+    )
 
 
 def _line(state: State) -> str:

@@ -24,7 +24,8 @@ class Shown:
 
         self.console, self.quiet = Console(stderr=True, highlight=False), quiet
         self.live: Any = None
-        self.last, self.known, self.table = 0.0, -1, None
+        self.last, self.known = 0.0, -1
+        self.table: Any = ""
 
     def __enter__(self) -> Shown:
         if not self.quiet and self.console.is_terminal:
@@ -60,9 +61,14 @@ def status(study: Study) -> str:
     if math.isfinite(study.options.budget_s):
         parts.append(f"{_clock(max(study.options.budget_s - study.seconds, 0))} left")
     elif study.options.trials:
-        parts.append(f"{_clock(max(study.options.trials - trials, 0) / max(rate, 1e-9) * 3600) if trials else '?'} left")
+        parts.append(
+            f"{_clock(max(study.options.trials - trials, 0) / max(rate, 1e-9) * 3600) if trials else '?'} left"
+        )
     volume = _result(study).hypervolume(candidates=_all(study)) if study.past else math.nan
-    parts.append(f"frontier of {sum(study.on_frontier(_measured(study)))}" + (f", hypervolume {volume:.4f}" if volume == volume else ""))
+    parts.append(
+        f"frontier of {sum(study.on_frontier(_measured(study)))}"
+        + (f", hypervolume {volume:.4f}" if math.isfinite(volume) else "")
+    )
     return "; ".join(parts)
 
 
@@ -79,7 +85,9 @@ def frontier_table(study: Study) -> Any:
     table.add_column("method")
     for o in study.objectives:
         table.add_column(o.name, justify="right")
-    chosen = sorted({round(k * (len(best) - 1) / max(min(ROWS, len(best)) - 1, 1)) for k in range(min(ROWS, len(best)))})
+    chosen = sorted(
+        {round(k * (len(best) - 1) / max(min(ROWS, len(best)) - 1, 1)) for k in range(min(ROWS, len(best)))}
+    )
     for p in (best[k] for k in chosen):
         table.add_row(p.state[:10], p.method, *(f"{p.values[o.name]:,.5g}" for o in study.objectives))
     return table
@@ -94,7 +102,16 @@ def _all(study: Study) -> list[Found]:
 
 
 def _result(study: Study) -> SearchResult:
-    return _Now(study.name, study.folder, study.target, study.objectives, study.constraints, study.clock_ns, (), tuple(_all(study)))
+    return _Now(
+        study.name,
+        study.folder,
+        study.target,
+        study.objectives,
+        study.constraints,
+        study.clock_ns,
+        (),
+        tuple(_all(study)),
+    )
 
 
 class _Now(SearchResult):

@@ -68,7 +68,9 @@ def checked(space: Space, where: str = "space") -> Space:
     if not isinstance(space, Mapping):
         raise CompileError(where, f"must be a dictionary of dimensions by name, not {type(space).__name__}")
     if where == "space" and not any(isinstance(d, Integer | Real | Choice | Branch) for d in space.values()):
-        raise CompileError(where, "has no dimension, so that there is nothing to search", 'give {"bits": Integer(2, 8)}')
+        raise CompileError(
+            where, "has no dimension, so that there is nothing to search", 'give {"bits": Integer(2, 8)}'
+        )
     for name, d in space.items():
         inside = f"{where}.{name}"
         if not isinstance(name, str) or not name:
@@ -100,7 +102,9 @@ def _check_range(where: str, d: Integer | Real) -> None:
     if d.low > d.high:
         raise CompileError(where, f"is empty: low {d.low} is above high {d.high}", "exchange them")
     if d.log and d.low <= 0:
-        raise CompileError(where, f"a logarithmic range must be above 0, not from {d.low}", "raise low, or leave log out")
+        raise CompileError(
+            where, f"a logarithmic range must be above 0, not from {d.low}", "raise low, or leave log out"
+        )
     if isinstance(d, Integer) and (d.step < 1 or (d.log and d.step > 1)):
         raise CompileError(where, f"step must be 1 or more, and 1 on a logarithmic range, not {d.step}")
 
@@ -167,5 +171,7 @@ def from_table(table: Mapping[str, Any], where: str = "space") -> Space:
             found[name] = Integer(**value) if whole else Real(**value)
         else:
             keys = ", ".join(map(str, value))
-            raise CompileError(inside, f"must have low and high (log, step), choice, or branch, not {keys or 'nothing'}")
+            raise CompileError(
+                inside, f"must have low and high (log, step), choice, or branch, not {keys or 'nothing'}"
+            )
     return found

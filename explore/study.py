@@ -42,8 +42,9 @@ class Options:
 
     `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
     `SAMPLERS`. `halving`: each trial begins with 1/halving**(rungs - 1) of a full training and goes on, times `halving`,
-    while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full. `batch`: so many
-    trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds that one call may take.
+    while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
+    `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
+    that one call may take.
     """
 
     budget_s: float = math.inf
@@ -68,7 +69,9 @@ class Options:
         if not self.budget_s > 0 or not self.trial_s > 0:
             raise CompileError("search", f"budget must be above 0, not {self.budget_s}")
         if self.trials is None and math.isinf(self.budget_s):
-            raise CompileError("search", "has neither a budget nor a number of trials", 'give budget="1h" or trials=100')
+            raise CompileError(
+                "search", "has neither a budget nor a number of trials", 'give budget="1h" or trials=100'
+            )
 
     def efforts(self) -> tuple[float, ...]:
         """Shares of a full training, rung by rung."""
@@ -115,6 +118,7 @@ class Study:
         except OSError:
             self._lock.seek(0)
             other = self._lock.read().strip() or "another one"
+            self.close()
             raise CompileError(
                 f"search {self.name}", f"is running already, in process {other}", "wait for it, or give another name"
             ) from None
@@ -124,11 +128,13 @@ class Study:
         try:
             self.study = self._opened()
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
         self.before_s = float(self.study.user_attrs.get("seconds", 0.0))
         self.started = time.monotonic()
-        self._by_key = {json.dumps(s.key): s for s in self.store.find(f"branch = '{self.name}'") if _is_ours(s, self.name)}
+        self._by_key = {
+            json.dumps(s.key): s for s in self.store.find(f"branch = '{self.name}'") if _is_ours(s, self.name)
+        }
         self.past = [_past(s) for s in sorted(self._by_key.values(), key=lambda s: s.created) if not s.error]
         self.history = [tuple(h) for h in self.study.user_attrs.get("history", [])]  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -151,7 +157,7 @@ class Study:
         lock = JournalFileOpenLock(str(path))
         (self.home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-        directions = ["maximize" if o.larger else "minimize" for o in self.objectives]
+        directions: list[Any] = ["maximize" if o.larger else "minimize" for o in self.objectives]
         found = optuna.create_study(study_name=self.name, storage=storage, load_if_exists=True, directions=directions)
         plan = {
             "space": definition(self.space),
@@ -165,7 +171,9 @@ class Study:
             found.set_user_attr("plan", plan)
         elif known != json.loads(json.dumps(plan)):
             other = next(k for k in plan if known.get(k) != json.loads(json.dumps(plan[k])))
-            raise CompileError(f"search {self.name}", f"was begun with another {other}", "give another name, or the same as then")
+            raise CompileError(
+                f"search {self.name}", f"was begun with another {other}", "give another name, or the same as then"
+            )
         found.sampler = self._sampler(len(found.get_trials(deepcopy=False)))
         return found
 
@@ -178,7 +186,7 @@ class Study:
         seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{count}".encode()).digest()[:4], "little")
         if self.options.sampler == "random":
             return RandomSampler(seed=seed)
-        bounded = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
+        bounded: dict[str, Any] = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constraints are experimental in Optuna
             if self.options.sampler == "tpe":
@@ -268,7 +276,9 @@ class Study:
         seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{p.trial.number}".encode()).digest()[:4], "little")
         self._on_way[p.trial.number] = p
         effort = self.options.efforts()[p.rung]
-        return Trial(p.trial.number, p.params, seed, effort, p.latest, tuple(self.past), str(self.folder), lambda line: None)
+        return Trial(
+            p.trial.number, p.params, seed, effort, p.latest, tuple(self.past), str(self.folder), lambda line: None
+        )
 
     @property
     def _on_way(self) -> dict[int, _Pending]:
@@ -316,7 +326,7 @@ class Study:
             parents = [p.latest.state]
         steps = made.steps or (("train", {}),)
         return self.store.add(
-            made.weights, parents=parents, step=self._step(p, (", ".join(n for n, _ in steps), {n: v for n, v in steps})),
+            made.weights, parents=parents, step=self._step(p, (", ".join(n for n, _ in steps), dict(steps))),
             method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
             branch=self.name, graph=made.graph, report=json.loads(made.report),
             properties=self._properties(p, ended), key=self._key(p, part),
@@ -346,12 +356,15 @@ class Study:
             self.failed += 1
             if self.failed >= HOPELESS and not self.told:
                 fix = "run the training function by itself, mend it, and go on"
-                raise CompileError(f"search {self.name}", f"its first {self.failed} trials failed, the last so: {state.error}", fix)
+                raise CompileError(
+                    f"search {self.name}", f"its first {self.failed} trials failed, the last so: {state.error}", fix
+                )
         if state.error:
             return True
         if missing is not None:
             known = ", ".join(sorted(state.metrics))
-            raise CompileError("objectives", f"'{missing}' is not measured", f"the training function must return it as a metric; there are {known}")  # fmt: skip
+            fix = f"the training function must return it as a metric; there are {known}"
+            raise CompileError("objectives", f"'{missing}' is not measured", fix)
         p.latest = _past(state)
         if p.rung + 1 < len(self.options.efforts()) and self._promising(p.rung, state):
             p.rung += 1
@@ -364,7 +377,11 @@ class Study:
 
     def _promising(self, rung: int, state: State) -> bool:
         """Among the best 1/halving of the rung so far, by fronts of what none dominates."""
-        peers = [s for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung and s.key[3] == 0 and not s.error]
+        peers = [
+            s
+            for s in self._by_key.values()
+            if s.key[1] != "base" and s.key[2] == rung and s.key[3] == 0 and not s.error
+        ]
         if len(peers) < self.options.halving:
             return True
         wanted, left = math.ceil(len(peers) / self.options.halving), list(peers)

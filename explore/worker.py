@@ -62,7 +62,9 @@ class _Running:
 class Workers:
     """Up to `count` processes that train jobs. `limit_s`: seconds that one may take."""
 
-    def __init__(self, train: Callable[[Trial], Any], target: str, clock_ns: float | None, count: int, limit_s: float) -> None:
+    def __init__(
+        self, train: Callable[[Trial], Any], target: str, clock_ns: float | None, count: int, limit_s: float
+    ) -> None:
         self.train, self.target, self.clock_ns, self.count, self.limit_s = train, target, clock_ns, count, limit_s
         self.running: list[_Running] = []
 
@@ -104,7 +106,11 @@ class Workers:
         except (EOFError, OSError):
             r.process.join()
             code = r.process.exitcode
-            how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+            how = (
+                f"was killed by {signal.Signals(-code).name}"
+                if code is not None and code < 0
+                else f"ended with code {code}"
+            )
             error = f"the process of the trial {how}"
             return [Done(error=error, seconds=time.monotonic() - r.started)] * len(r.job.trials)
 
@@ -118,7 +124,12 @@ class Workers:
 
 
 def _work(
-    train: Callable[[Trial], Any], job: Job, target: str, clock_ns: float | None, pipe: connection.Connection, parent: int
+    train: Callable[[Trial], Any],
+    job: Job,
+    target: str,
+    clock_ns: float | None,
+    pipe: connection.Connection,
+    parent: int,
 ) -> None:
     """In the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it, and ends us
@@ -131,7 +142,9 @@ def _work(
     started = time.monotonic()
     try:
         many = getattr(train, "many", None)
-        made = list(many(job.trials)) if len(job.trials) > 1 and many is not None else [_one(train, t) for t in job.trials]
+        made = (
+            list(many(job.trials)) if len(job.trials) > 1 and many is not None else [_one(train, t) for t in job.trials]
+        )
     except BaseException as e:
         made = [e] * len(job.trials)
     each = (time.monotonic() - started) / len(made)

@@ -55,7 +55,7 @@ class PostTraining:
     all of this sees.
 
     The widths stay trainable, so that `Train` may follow. Raises `CompileError` for a network that is quantized already, and for a
-    budget below what `lowest` bits cost, with that cost.
+    budget below what `lowest` bits cost, with that cost, unless `strict` is off.
     """
 
     bits: int = 8
@@ -65,6 +65,7 @@ class PostTraining:
     rounding: str = "adaptive"
     bias_correction: bool = True
     budget: float | None = None
+    strict: bool = True
     lowest: int = 2
     events: int = 4096
     steps: int = 1000
@@ -106,7 +107,7 @@ class PostTraining:
         with torch.no_grad():
             widths = _Widths(module, exact, x, self)
             if self.budget is not None:
-                _meet(self.budget, widths, exact, x[:_SENSITIVITY], work)
+                _meet(self, self.budget, widths, exact, x[:_SENSITIVITY], work)
         for name, layer in layers(module):
             if self.rounding == "adaptive":
                 nearest = layer.weight.detach().clone()
@@ -283,10 +284,12 @@ class _Widths:
 # ---- widths for a budget ----------------------------------------------------------------------------------------------
 
 
-def _meet(budget: float, widths: _Widths, exact: nn.Module, x: Tensor, work: Work) -> None:
+def _meet(options: PostTraining, budget: float, widths: _Widths, exact: nn.Module, x: Tensor, work: Work) -> None:
     """Take bits away, in rounds of the cheapest, until the solver counts at most `budget` LUTs."""
     while widths.cost() > budget:
         steps = _steps(widths, x, exact(x), work.task.kind)
+        if not steps and not options.strict:
+            return
         if not steps:
             rule = f"the budget of {budget:g} LUT is not reached: {widths.cost():.0f} is the smallest that was"
             fix = "raise the budget, lower `lowest`, or prune first"

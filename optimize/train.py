@@ -51,9 +51,10 @@ class Train:
     `epochs` over the data in batches of `batch`, by Adam with learning rate `lr` (`lr_bits` for trained widths), falling to zero
     along a cosine, or "constant". `cost`: what trained widths cost, "lut" (the compiler's shift-add networks, their prices set
     anew by the solver as the network changes) or "ebops". Its weight in the loss is `beta`; or, with a `budget`, whatever makes
-    the cost fall to the budget by the time `reach` of the epochs are over, and stay there; if `strict`, one that is not reached is an
-    error. From `hold` of the epochs on widths stay as they are, and weights settle in them. `frontier`: keep every network on the way that none before beats, in
-    `Result.points`. `engine`: "native", a generated training step where there is one for the module, "torch", or "auto".
+    the cost fall to the budget by the time `reach` of the epochs are over, and stay there; if `strict`, one that is not reached
+    is an error. From `hold` of the epochs on widths stay as they are, and weights settle in them. `frontier`: keep every
+    network on the way that none before beats, in `Result.points`. `engine`: "native", a generated training step where there
+    is one for the module, "torch", or "auto".
     `during`: methods that act between epochs, as gradual pruning.
 
     Raises `CompileError` for a loss that is not finite, a layer that loses all its weights, and a budget that is not reached.

@@ -34,4 +34,15 @@ def train(trial):
 
 if __name__ == "__main__":  # for the tests that kill it
     folder, trials = sys.argv[1], int(sys.argv[2])
-    hc.search(SPACE, train, trials=trials, folder=folder, name="killed", quiet=True, workers=2, population=4, halving=2, rungs=2)
+    hc.search(
+        SPACE,
+        train,
+        trials=trials,
+        folder=folder,
+        name="killed",
+        quiet=True,
+        workers=2,
+        population=4,
+        halving=2,
+        rungs=2,
+    )
