@@ -20,7 +20,7 @@ _SEARCH = (
     "name", "folder", "objectives", "constraints", "target", "clock_ns", "budget", "trials", "seed", "sampler", "population",
     "halving", "rungs", "batch", "workers", "synthesize", "page", "trial_limit",
 )  # fmt: skip
-_METHODS = ("use", "hidden", "epochs", "batch", "luts", "warm")
+_METHODS = ("use", "hidden", "epochs", "batch", "luts", "warm", "ii")
 
 
 @click.command("search")
@@ -89,7 +89,7 @@ def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]
     methods = table.get("methods", {})
     _known("methods", methods, _METHODS)
     task = _task(table.get("data", {}), folder)
-    given = {k: methods[k] for k in ("epochs", "batch", "warm") if k in methods}
+    given = {k: methods[k] for k in ("epochs", "batch", "warm", "ii") if k in methods}
     if "luts" in methods:
         given["luts"] = tuple(methods["luts"])
     if "hidden" in methods:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..codegen.choose import Goal
 from ..driver import compile as compile_model
 from ..ir.errors import CompileError
 from ..report.model import Report
 from .trial import Trained
 
-__all__ = ["Measured", "measured", "tensors", "values_of"]
+__all__ = ["Measured", "compilation", "measured", "tensors", "values_of"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Measured:
     graph: str
     report: str
     steps: tuple[tuple[str, dict[str, Any]], ...]
+    goal: Mapping[str, Any]
 
 
 def measured(trained: Trained, target: str, clock_ns: float | None) -> Measured:
@@ -36,7 +38,7 @@ def measured(trained: Trained, target: str, clock_ns: float | None) -> Measured:
     if bad is not None:
         raise CompileError(f"metric {bad}", "is not a number", "look at what the training function returns")
     given = {} if trained.example_inputs is None else {"example_inputs": trained.example_inputs}
-    design = compile_model(trained.model, target, clock_ns, backends=("rtl",), **given)
+    design = compile_model(trained.model, target, clock_ns, **compilation(trained.goal), **given)
     report = design.report
     values = {**values_of(report), **metrics}
     if _is_module(trained.model):
@@ -46,8 +48,13 @@ def measured(trained: Trained, target: str, clock_ns: float | None) -> Measured:
             values.setdefault("ebops", ebops(trained.model))
     return Measured(
         trained.method, values, tensors(trained), str(design.graph), report.as_json(),
-        tuple((s.name, dict(s.parameters)) for s in trained.steps),
+        tuple((s.name, dict(s.parameters)) for s in trained.steps), dict(trained.goal),
     )  # fmt: skip
+
+
+def compilation(goal: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `hc.compile` for costs alone: unrolled RTL, or HLS with the schedule for a goal."""
+    return {"backends": ("hls",), "goal": Goal(**goal)} if goal else {"backends": ("rtl",)}
 
 
 def values_of(report: Report) -> dict[str, float]:
@@ -59,6 +66,9 @@ def values_of(report: Report) -> dict[str, float]:
     for resources, ending in ((report.estimate, ""), (report.synthesis, "_synthesis")):
         if resources is not None:
             found |= {f"{k}{ending}": float(getattr(resources, k)) for k in ("lut", "ff", "dsp", "bram")}
+    if report.schedule is not None:
+        kinds = ("lut", "ff", "dsp", "bram", "latency_ns", "latency_cycles", "ii")
+        found |= {k: float(report.schedule[k]) for k in kinds}
     if report.timing is not None:
         found |= {k: float(getattr(report.timing, k)) for k in ("latency_ns", "latency_cycles", "fmax_mhz")}
     return found

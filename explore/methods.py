@@ -46,7 +46,8 @@ class Methods:
     `task`: data, loss and score. `network(params)`: a module for the parameters of `architecture`, a space; by default dense
     layers of some sizes. `epochs`: of a full training. `methods`: those of `METHODS` to choose from. `luts`: from where to where
     budgets are drawn. `test`: a pair (x, y) on which each candidate is scored once more, as ``test``; nothing is
-    chosen by it. `warm`: trained widths go on from the nearest network of the same architecture that costs more.
+    chosen by it. `warm`: trained widths go on from the nearest network of the same architecture that costs more. `ii`: cycles
+    between events to choose from; with more than 1 multipliers are reused, and costs are those of the HLS schedule.
     """
 
     task: opt.Task
@@ -67,6 +68,7 @@ class Methods:
     luts: tuple[float, float] = (300.0, 30_000.0)
     test: Any = None
     warm: bool = True
+    ii: Sequence[int] = (1,)
     target: str = "vu9p"
     clock_ns: float | None = None
 
@@ -96,7 +98,8 @@ class Methods:
         found: dict[str, Space] = {}
         for name in self.methods:
             own = METHODS[name].space(self)
-            found[name] = {**self.architecture, **own} if METHODS[name].network else own
+            cycles = {"ii": Choice(*self.ii)} if len(self.ii) > 1 else {}
+            found[name] = {**self.architecture, **own, **cycles} if METHODS[name].network else own
         return {"method": Branch(found)}
 
     @property
@@ -144,9 +147,8 @@ class _Setting:
         return self.trial.params
 
     def epochs(self, share: float = 1.0) -> int:
-        """Of this trial's effort; what earlier rungs did counts."""
-        before = 0.0 if self.trial.earlier is None else self.trial.effort / 3
-        return max(round(self.methods.epochs * share * (self.trial.effort - before)), 2)
+        """So many for a share of this trial's effort."""
+        return max(round(self.methods.epochs * share * self.trial.effort), 2)
 
     def architecture(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {k: params[k] for k in self.methods.architecture if k in params}
@@ -183,7 +185,11 @@ class _Setting:
     def trained(self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any]) -> Trained:
         """A network as what the search takes."""
         steps = tuple(Step(type(p).__name__, _options(p)) for p in passes)
-        return Trained(module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start)
+        cycles = self.params.get("ii", self.methods.ii[0])
+        goal = {"ii": cycles} if cycles > 1 or len(self.methods.ii) > 1 else {}
+        return Trained(
+            module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start, goal=goal
+        )
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         return self._scored(lambda x: predict(module, x))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..codegen.choose import Goal
 from ..driver import compile as compile_model
 from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
@@ -32,6 +33,7 @@ class Found:
     values: Mapping[str, float]
     trial: int | None
     error: str = ""
+    goal: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         values = "  ".join(f"{k} {v:.6g}" for k, v in self.values.items())
@@ -102,7 +104,7 @@ class SearchResult:
     # ---- one of them --------------------------------------------------------------------------------------------------
 
     def design(self, found: Found, **options: Any) -> Any:
-        """The candidate compiled anew from the graph in the store, as `hc.compile` with these options gives it."""
+        """The candidate compiled anew from the graph in the store, as `hc.compile` with these options and its goal gives it."""
         with Store(self.folder, read_only=True) as store:
             text = store.graph(found.state)
         if not text:
@@ -110,12 +112,14 @@ class SearchResult:
                 found.state[:10], "was removed from the store, its recipe is left", "run its trial again"
             )
         graph = parse_graph(text if isinstance(text, str) else text.decode(), f"state {found.state[:10]}")
-        return compile_model(graph, self.target, self.clock_ns, **options)
+        goal = {"goal": Goal(**found.goal)} if found.goal else {}
+        return compile_model(graph, self.target, self.clock_ns, **{**goal, **options})
 
     def command(self, found: Found) -> str:
         """What builds the candidate's hardware, in a shell."""
         name = f"{self.name}-{found.state[:10]}"
         clock = "" if self.clock_ns is None else f" --clock-ns {self.clock_ns:g}"
+        clock += "".join(f" --{k.replace('_', '-')} {v:g}" for k, v in found.goal.items())
         export = f"hwcompile lineage export {found.state[:10]} {name}.hwc --store {self.folder}"
         return f"{export} && hwcompile {name}.hwc --target {self.target}{clock} --output {name}"
 
@@ -133,7 +137,8 @@ class SearchResult:
                 step = Step("synthesize", {"tool": report.synthesis_tool, "time_limit_s": time_limit_s})
                 store.add(
                     parents=[found.state], step=step, method=found.method, metrics={**found.values, **values}, branch=self.name,
-                    target=self.target, report=json.loads(report.as_json()), properties={"params": dict(found.params)}, key=key,
+                    target=self.target, report=json.loads(report.as_json()),
+                    properties={"params": dict(found.params), "goal": dict(found.goal)}, key=key,
                 )  # fmt: skip
 
     # ---- all of them --------------------------------------------------------------------------------------------------
@@ -200,7 +205,13 @@ def _kind(state: State) -> str:
 def _found(state: State) -> Found:
     properties = state.properties or {}
     return Found(
-        state.id, state.method, properties.get("params", {}), dict(state.metrics), properties.get("trial"), state.error
+        state.id,
+        state.method,
+        properties.get("params", {}),
+        dict(state.metrics),
+        properties.get("trial"),
+        state.error,
+        properties.get("goal", {}),
     )
 
 

@@ -107,6 +107,7 @@ class Study:
     told: int = 0
     history: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
     """(seconds, number of `past`) after each trial."""
+    on_way: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder)
@@ -274,15 +275,9 @@ class Study:
 
     def _trial(self, p: _Pending) -> Trial:
         seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{p.trial.number}".encode()).digest()[:4], "little")
-        self._on_way[p.trial.number] = p
-        effort = self.options.efforts()[p.rung]
-        return Trial(
-            p.trial.number, p.params, seed, effort, p.latest, tuple(self.past), str(self.folder), lambda line: None
-        )
-
-    @property
-    def _on_way(self) -> dict[int, _Pending]:
-        return self.__dict__.setdefault("_ways", {})
+        self.on_way[p.trial.number] = p
+        spent, effort = (0.0, *self.options.efforts())[p.rung : p.rung + 2]
+        return Trial(p.trial.number, p.params, seed, effort, p.latest, spent, tuple(self.past), str(self.folder))
 
     # ---- recording ----------------------------------------------------------------------------------------------------
 
@@ -293,7 +288,7 @@ class Study:
         """Record how trials ended; gives back those that go on to the next rung."""
         on: list[_Pending] = []
         for trial, ended in zip(job.trials, done, strict=True):
-            p = self._on_way.pop(trial.number)
+            p = self.on_way.pop(trial.number)
             first: State | None = None
             if ended.error:
                 first = self.store.add(
@@ -329,7 +324,7 @@ class Study:
             made.weights, parents=parents, step=self._step(p, (", ".join(n for n, _ in steps), dict(steps))),
             method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
             branch=self.name, graph=made.graph, report=json.loads(made.report),
-            properties=self._properties(p, ended), key=self._key(p, part),
+            properties={**self._properties(p, ended), "goal": dict(made.goal)}, key=self._key(p, part),
         )  # fmt: skip
 
     def _know(self, state: State) -> None:

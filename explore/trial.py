@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Trial:
     """A point of the space to be trained.
 
     `params`: by name, as `space.draw` gives them. `effort`: share of a full training, from above 0 to 1. `earlier`: the same
-    trial at less effort, to go on from. `past`: all that was trained before. `store`: where their weights are.
+    trial at less effort, `spent`, to go on from. `past`: all that was trained before. `store`: where their weights are.
     """
 
     number: int
@@ -45,9 +45,9 @@ class Trial:
     seed: int
     effort: float = 1.0
     earlier: Past | None = None
+    spent: float = 0.0
     past: Sequence[Past] = ()
     store: str = ""
-    say: Callable[[str], None] = print
 
     def weights(self, past: Past) -> dict[str, np.ndarray]:
         """The tensors of a network that was trained before, by name."""
@@ -62,7 +62,8 @@ class Trained:
     `model`: what `hc.compile` takes, with `example_inputs` for a torch module. `metrics`: values by name, such as accuracy; costs
     are added by the compiler. `weights`: tensors to keep, by default those of a torch module. `start`: what it was
     trained from: something of the past, or a base that shall be kept under `base_key`. `more`: other networks of the same
-    training, worth keeping.
+    training, worth keeping. `goal`: of the HLS design (fields of `codegen.choose.Goal`, such as ``{"ii": 8}``); costs are then
+    those of the schedule that meets it, and without one those of the unrolled RTL.
     """
 
     model: Any
@@ -74,3 +75,4 @@ class Trained:
     start: Past | Trained | None = None
     base_key: Any = None
     more: Sequence[Trained] = ()
+    goal: Mapping[str, Any] = field(default_factory=dict)

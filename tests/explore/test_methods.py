@@ -66,6 +66,27 @@ def test_networks_go_on_from_what_there_is(found):
             assert store.weights(s)
 
 
+def test_reuse_is_searched_beside_the_rest(tmp_path):
+    methods = Methods(
+        TASK, network=dense(4, 3), architecture={"hidden": [8]}, epochs=2, batch=256, methods=("uniform",), ii=(1, 4)
+    )
+    found = hc.search(
+        methods.space,
+        methods,
+        ["accuracy", "dsp", "latency_ns"],
+        trials=5,
+        sampler="random",
+        quiet=True,
+        folder=tmp_path / "runs",
+    )
+    by = {f.goal["ii"]: f for f in found.candidates}
+    assert set(by) == {1, 4}
+    assert by[1].values["ii"] == 1
+    assert by[1].values["latency_ns"] < by[4].values["latency_ns"]
+    assert "--ii 4" in found.command(by[4])
+    assert found.design(by[4], backends=("hls",)).report.schedule["ii"] == by[4].values["ii"] <= 4
+
+
 def test_methods_and_networks_without_a_meaning_are_refused():
     with pytest.raises(hc.CompileError, match="must be some of learned, uniform"):
         Methods(TASK, methods=("magic",))
