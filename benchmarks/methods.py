@@ -53,6 +53,7 @@ class Clock:
     def __init__(self, kind: str, seed: int, task: opt.Task, cpu_s: float) -> None:
         self.kind, self.seed, self.task, self.cpu_s = kind, seed, task, cpu_s
         self.started = time.process_time()
+        self.known: dict[object, tuple[float, float]] = {}
 
     def network(self) -> nn.Module:
         torch.manual_seed(self.seed)
@@ -63,13 +64,24 @@ class Clock:
         """The module after the passes; `after` tells the runs of one method apart."""
         return opt.Pipeline(passes).run(module, self.task, self.seed + 1000 * after).module
 
+    def epochs(self, share: float, run: Callable[[int], object], kind: object) -> int:
+        """How many fit into that share of the time, from what `run` of two lengths takes, tried once for each kind."""
+        if kind not in self.known:
+            run(2)  # compiles what there is to compile
+            spent = []
+            for epochs in (2, 10):
+                started = time.process_time()
+                run(epochs)
+                spent.append(time.process_time() - started)
+            each = max((spent[1] - spent[0]) / 8, 1e-3)
+            self.known[kind] = each, max(spent[0] - 2 * each, 0.0)
+        each, start = self.known[kind]
+        return max(int((self.cpu_s * share - start) / each), 2)
+
     def train(self, module: nn.Module, share: float, make: Callable[[int], list[Any]], after: int = 0) -> nn.Module:
-        """The module after `make(epochs)`, epochs such that this takes `share` of the time; one is tried first for that."""
-        self.apply(module, *make(1))  # compiles what there is to compile
-        started = time.process_time()
-        self.apply(module, *make(1))
-        each = time.process_time() - started
-        return self.apply(module, *make(max(int(self.cpu_s * share / each) - 1, 2)), after=after)
+        """The module after `make(epochs)` with as many epochs as take `share` of the time."""
+        epochs = self.epochs(share, lambda n: self.apply(module, *make(n)), make.__code__)
+        return self.apply(module, *make(epochs), after=after)
 
     def float_network(self, share: float) -> nn.Module:
         return self.train(self.network(), share, lambda n: [opt.Train(n, BATCH, 5e-3)])
@@ -81,10 +93,8 @@ def falling_budget(c: Clock) -> Made:
     work = opt.Work(module, c.task, c.seed)
     for step in (opt.Distill(), opt.Quantize(LEARNED)):
         step.apply(work)
-    for _ in range(2):  # the first compiles the step
-        started = time.process_time()
-        c.apply(work.module, opt.Train(2, BATCH, lr_bits=0.02, beta=1e-9))
-    epochs = max(int(c.cpu_s * share / ((time.process_time() - started) / 2)), 2)
+    trial = lambda n: c.apply(work.module, opt.Train(n, BATCH, lr_bits=0.02, beta=1e-9))  # noqa: E731
+    epochs = c.epochs(share, trial, "budget")
     for work.index, budget in enumerate(BUDGETS[c.kind], 1):
         work.progress = None
         try:

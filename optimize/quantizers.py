@@ -23,6 +23,9 @@ __all__ = ["FRACTION_LIMIT", "ActivationQuantizer", "Quantizer", "WeightQuantize
 FRACTION_LIMIT = 40
 """Fraction bits stay within plus and minus this."""
 
+_FEWER = 5
+"""Integer bits less than the largest value needs that a learned range may start with, and one more."""
+
 
 class _Whole(torch.autograd.Function):
     @staticmethod
@@ -189,10 +192,25 @@ class ActivationQuantizer(Quantizer):
             self.signed.fill_(bool((self.lowest < 0).any()))
             size = torch.maximum(self.highest, -self.lowest)
             needed = integer_bits_of(torch.where(size > 0, size, size.amax()))  # what is always 0 may not stay so
+            if widths and self.format.range == "learned" and self.format.overflow == "SAT":
+                needed = self._nearest(x, needed)
             if widths or self.format.range == "calibrated":
                 self.integer.copy_(needed)
             if widths or not self.format.trained:
                 self.fraction.copy_((self.format.bits - self._sign() - needed).clamp(-FRACTION_LIMIT, FRACTION_LIMIT))
+
+    def _nearest(self, x: Tensor, needed: Tensor) -> Tensor:
+        """Integer bits with which `bits` are nearest to x (mean square): a few large values may saturate, so that all others
+        have finer steps. Training moves them from there."""
+        best, least = needed, torch.full_like(needed, math.inf)
+        for fewer in range(_FEWER):
+            top = needed - fewer
+            fraction = (self.format.bits - self._sign() - top).clamp(-FRACTION_LIMIT, FRACTION_LIMIT)
+            lo, hi = self._interval(fraction, top)
+            q = overflowed(rounded(x * exp2(fraction), self.rounding), lo, hi, Overflow.SAT) * exp2(-fraction)
+            error = (x - q).square().sum(self._shared(x), keepdim=True).reshape(needed.shape)
+            best, least = torch.where(error < least, top, best), torch.minimum(error, least)
+        return best
 
     def forget_range(self) -> None:
         """Start to track the range anew."""
@@ -200,10 +218,14 @@ class ActivationQuantizer(Quantizer):
         self.highest.fill_(-math.inf)
 
     def _see(self, q: Tensor) -> None:
-        shape = self.lowest.shape
-        over = [i for i in range(q.ndim) if i == 0 or not shape or shape[i - 1] == 1]
+        shape, over = self.lowest.shape, self._shared(q)
         self.lowest.copy_(torch.minimum(self.lowest, q.amin(over, keepdim=True).reshape(shape)))
         self.highest.copy_(torch.maximum(self.highest, q.amax(over, keepdim=True).reshape(shape)))
+
+    def _shared(self, values: Tensor) -> list[int]:
+        """Axes along which all have one format: the events', and those that are 1 in its shape."""
+        shape = self.lowest.shape
+        return [i for i in range(values.ndim) if i == 0 or not shape or shape[i - 1] == 1]
 
     def _sign(self) -> Tensor:
         """1 where the format has a sign bit."""

@@ -8,7 +8,7 @@ from ..errors import CompileError
 from ..graph import Builder, Graph, Node, rewrite
 from ..ops import Add, Constant, Lookup, Mul, Quantize, Requantize
 from ..ops.quantizing import MAX_TABLE
-from ..rounding import Overflow
+from ..rounding import Overflow, Rounding
 from ..types import Fixed
 from .staircase import multiply_shift, prove
 
@@ -61,12 +61,16 @@ def _table(builder: Builder, node: Node, op: Requantize, operand: int) -> int:
             f"{x.size} elements, more than 2**20",
             "use a power-of-two scale or fewer bits",
         )
-    if not isinstance(op.to.exp, int):
-        raise CompileError(
-            node.name, "a scale that breaks ties unevenly needs one output exponent", "use a power-of-two scale"
-        )
     # Every element is evaluated at every entry's value, by the law itself.
     wide = type(x)(x.shape, Fixed(first, last, step))
     values = np.broadcast_to(np.arange(first, last + 1).reshape((-1,) + (1,) * len(x.shape)), (entries, *x.shape))
     table = np.moveaxis(op.evaluate(op.infer(wide), [wide], values), 0, -1)
-    return builder.add(Lookup(table.copy(), first, step, op.to.exp), operand, name=node.name)
+    if isinstance(op.to.exp, int):
+        return builder.add(Lookup(table.copy(), first, step, op.to.exp), operand, name=node.name)
+    # Elements with steps of their own: the table has the finest, and the type of each takes nothing away.
+    coarser = np.broadcast_to(np.asarray(op.to.exp, np.int64), x.shape)
+    finest = int(coarser.min())
+    found = builder.add(
+        Lookup(table << (coarser - finest)[..., None], first, step, finest), operand, name=f"{node.name}.table"
+    )
+    return builder.add(Quantize(op.infer(x).fixed, Rounding.TRN, Overflow.SAT), found, name=node.name)

@@ -176,12 +176,12 @@ def test_multiply_shift_equals_the_law_on_the_whole_interval(rounding, seed):
     assert prove(op, x, off) is not None
 
 
-def test_uneven_ties_become_a_table():
+@pytest.mark.parametrize("exp", [0, np.array([0, -2])])
+def test_uneven_ties_become_a_table(exp):
     b, x = start(-40, 40)
     third = as_rational(np.array([1.0, 1.0])) / 6 * np.array([1, 1], object)
-    g = b.graph(
-        [Output("y", b.add(Requantize(third, as_rational(0.0), Fixed(-8, 7, 0), Rounding.RND_CONV), x, name="q"))]
-    )
+    to = Fixed(-8, 7, exp)
+    g = b.graph([Output("y", b.add(Requantize(third, as_rational(0.0), to, Rounding.RND_CONV), x, name="q"))])
     h = run(g, PIPELINES["hardware"])
     assert "lookup" in ops(h)
     data = {"x": np.tile(np.arange(-40, 41)[:, None], (1, 2))}
