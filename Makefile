@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types wheel peers bench nightly clean
+.PHONY: setup demo loop docs test lint types wheel peers bench nightly clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,12 @@ setup: .venv/.ready
 
 demo: setup
 	$(BIN)/hwcompile examples/jet_tagger.onnx --target vu9p --data examples/jet_tagger.npz --synth --output build/jet_tagger --overwrite
+
+loop: setup
+	$(BIN)/python examples/search_jet_tagger.py
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"

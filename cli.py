@@ -177,6 +177,7 @@ _ELSEWHERE = {
     "data": ("models.data.commands", "data_command"),
     "lineage": ("lineage.commands", "lineage"),
     "search": ("explore.commands", "search_command"),
+    "train": ("models.commands", "train_command"),
 }
 """Commands that live with what they do, imported when they are asked for."""
 
@@ -448,10 +449,17 @@ class _Progress:
         click.echo(text, err=True)
 
 
+def _compile(*arguments: Any, **options: Any) -> Any:
+    """`hc.compile`, for commands of rooms that do not see the driver."""
+    from .driver import compile
+
+    return compile(*arguments, **options)
+
+
 def main() -> None:
     """Entry point: a `CompileError` is one sentence on stderr and exit code 2."""
     try:
-        cli(standalone_mode=False)
+        cli(standalone_mode=False, obj=_compile)
     except CompileError as e:
         click.echo(f"hwcompile: {e}", err=True)
         sys.exit(2)

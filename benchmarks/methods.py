@@ -69,12 +69,12 @@ class Clock:
         if kind not in self.known:
             run(2)  # compiles what there is to compile
             spent = []
-            for epochs in (2, 10):
+            for epochs in (10, 30):  # from 10 epochs on the solver is asked ten times, whatever the length
                 started = time.process_time()
                 run(epochs)
                 spent.append(time.process_time() - started)
-            each = max((spent[1] - spent[0]) / 8, 1e-3)
-            self.known[kind] = each, max(spent[0] - 2 * each, 0.0)
+            each = max((spent[1] - spent[0]) / 20, 1e-3)
+            self.known[kind] = each, max(spent[0] - 10 * each, 0.0)
         each, start = self.known[kind]
         return max(int((self.cpu_s * share - start) / each), 2)
 

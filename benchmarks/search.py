@@ -21,7 +21,7 @@ from jets import jets
 
 import hwcompile as hc
 from hwcompile import optimize as opt
-from hwcompile.explore.methods import Methods
+from hwcompile.explore import Methods
 from hwcompile.report.frontier import hypervolume
 
 ACCURACY, LUTS = (0.65, 0.75), (100.0, 40_000.0)

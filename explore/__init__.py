@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..hw_targets import load_target
 from ..ir.errors import CompileError
@@ -18,9 +18,22 @@ from .study import Options, Study
 from .trial import Past, Step, Trained, Trial
 
 __all__ = [
-    "Branch", "Choice", "Constraint", "Found", "Integer", "Objective", "Past", "Real", "SearchResult", "Space", "Step", "Trained",
-    "Trial", "from_table", "search", "seconds_of",
+    "Branch", "Choice", "Constraint", "Found", "Integer", "Methods", "Objective", "Past", "Real", "SearchResult",
+    "Space", "Step", "Trained", "Trial", "from_table", "search", "seconds_of",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    from .methods import Methods
+
+
+def __getattr__(name: str) -> Any:
+    """`Methods` needs PyTorch, which a search of one's own function may not."""
+    if name != "Methods":
+        raise AttributeError(f"module 'hwcompile.explore' has no attribute '{name}'")
+    from .methods import Methods
+
+    return Methods
+
 
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
