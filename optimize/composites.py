@@ -91,8 +91,12 @@ class Step(nn.Module):
     def step(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         raise NotImplementedError  # every kind has its own
 
+    kept: nn.Module
+    """`Kept`, and what quantizes it later."""
+
     def _exact(self, *values: Tensor) -> tuple[Tensor, ...]:
-        return tuple(v.double() for v in values) if sums_in_double(self) else values
+        quantized = not isinstance(self.kept, Kept)
+        return tuple(v.double() for v in values) if quantized and sums_in_double(self) else values
 
 
 class SimpleStep(Step):

@@ -52,7 +52,7 @@ class TorchEngine:
                 outputs = module(x)
                 loss = guided(task.loss_of(outputs, y), work.guides, x, outputs, index)
                 total, count = total + float(loss.detach()), count + 1
-                if state.prices:
+                if state.prices and (state.beta > 0 or options.budget is not None):
                     cost = resource(module, state.prices)
                     state.steer(options, float(cost.detach()), 1 / max(steps, count))
                     loss = loss + state.beta * cost

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.utils.hooks import RemovableHandle
 
 from .quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
@@ -165,7 +166,7 @@ class _OneChannel(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.geometry
-        of_weight = torch.nn.grad.conv2d_weight(x, weight.shape, gradient, stride, padding, dilation)
+        of_weight = conv2d_weight(x, weight.shape, gradient, stride, padding, dilation)
         events, _, rows, columns = gradient.shape
         parts = weight.flatten(1).t() @ gradient.flatten(2)  # [events, elements of the kernel, outputs]
         laid = x.new_zeros(events, x.shape[2] + 2 * padding[0], x.shape[3] + 2 * padding[1])

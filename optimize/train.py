@@ -192,6 +192,16 @@ def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
         raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
     if not state.prices:
         return
+    if options.beta > 0 or options.budget is not None or options.frontier:  # else nothing asks what it costs
+        _price(options, state, work, engine)
+    _refuse_collapse(work.module, state.epoch)
+    for _, q in quantizers(work.module):
+        if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
+            q.forget_range()
+
+
+def _price(options: Train, state: State, work: Work, engine: Any) -> None:
+    """Ask the solver again where the network has changed, and keep it where it is on the frontier."""
     with torch.no_grad():
         cost = float(resource(work.module, state.prices))
     moved = abs(math.log(max(cost, 1.0) / max(state.solved_at, 1.0))) > _REFIT
@@ -199,12 +209,8 @@ def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
         state.prices = refit(work.module, state.prices)
         with torch.no_grad():
             cost = state.solved_at = float(resource(work.module, state.prices))
-    _refuse_collapse(work.module, state.epoch)
     if options.frontier:
         _keep(work, state.epoch, cost, engine.score(work))
-    for _, q in quantizers(work.module):
-        if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
-            q.forget_range()
 
 
 def _refuse_collapse(module: nn.Module, epoch: int) -> None:

@@ -240,3 +240,21 @@ def test_costs_can_be_effective_bit_operations():
         opt.Pipeline([*passes[:1], dataclasses.replace(passes[1], budget=1.0)]).run(module(), task())
     result = opt.Pipeline(passes).run(module(), task())
     assert cost.ebops(result.module) <= 400 * 1.05
+
+
+def test_a_float_lstm_trains_and_is_scored():
+    x = torch.randn(400, 3, 4, generator=torch.Generator().manual_seed(0))
+    module = torch.nn.LSTM(4, 3, batch_first=True)
+
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.out = module, torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.out(self.layer(x)[0][:, -1])
+
+    task = opt.Task(x, (x[:, -1, 0] > 0).long())
+    result = opt.Pipeline([opt.Train(15, 32, 0.02), opt.Quantize(), opt.Train(3, 32)]).run(Last(), task)
+    assert result.records[0].measures["score"] > 0.8
+    assert result.records[2].measures["score"] > 0.8
