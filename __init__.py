@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from . import explore, lineage, models, optimize
     from .design import Design
     from .driver import compile, load, open_design
+    from .explore import search
     from .frontends.expressions import expression
     from .frontends.trace import chain, fixed, quantize, take, trace
     from .hw_targets import load_target, targets
-    from .explore import search
 
 __all__ = [
     "CompileError",

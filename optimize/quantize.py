@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
-from .composites import Kept, Product, in_parts
+from .composites import InverseRoot, Kept, Product, in_parts
 from .formats import Format, Spec, fixed
 from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers, sums_in_double
 from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
@@ -126,6 +126,8 @@ def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], outp
     """The function between quantizers; a table saturates for nothing, and softmax takes one scale for all."""
     if isinstance(m, Kept):
         return ActivationQuantizer(given, output)
+    if isinstance(m, InverseRoot):  # sums of squares spread over decades, and all of the layer hangs on one factor
+        given = fixed(min(given.bits + 4, 12))
     if isinstance(m, nn.Softmax):
         given = replace(given, per="tensor")
         m = SoftmaxTables(-1 if m.dim is None else m.dim, given.bits)
