@@ -30,6 +30,7 @@ from .frontends.calibrate import Calibration, Deviation, deviation
 from .frontends.data import match_events, read_events
 from .frontends.real import RealModel, evaluate_real
 from .hw_targets import Device, process
+from .hw_targets.devices import OwnDevice
 from .hw_targets.verilator import find_verilator
 from .hw_targets.yosys import Failure, Job, Synthesis, synthesize_many
 from .ir.errors import CompileError
@@ -333,6 +334,8 @@ class Design:
         """Every file of the design: rtl/, hls/, engine/, model.hwc, report.json and report.html."""
         report = self.report
         files = Project({"model.hwc": str(self.graph), "report.json": report.as_json(), "report.html": as_html(report)})
+        if isinstance(self.device, OwnDevice):
+            files |= Project({"target.toml": self.device.text})
         if "rtl" in self.backends:
             files |= self.rtl.project.under("rtl")
         if "hls" in self.backends:

@@ -249,7 +249,9 @@ def open_design(folder: str | Path) -> Design:
         b for b, part in (("rtl", "rtl"), ("hls", "hls"), ("cpu", "engine"), ("gpu", "gpu")) if part in written
     )
     clock = report.timing.clock_ns if report.timing else report.schedule["clock_ns"] if report.schedule else None
-    design = compile(graph, report.target, clock, backends=(), schedule=_scheduled(report))
+    own = path / "target.toml"  # a device that does not come with the package
+    target = str(own) if "target.toml" in written else report.target
+    design = compile(graph, target, clock, backends=(), schedule=_scheduled(report))
     design = dataclasses.replace(design, backends=backends)
     if "rtl" in backends:
         design.__dict__["rtl"] = dataclasses.replace(design.rtl, project=_on_disk(design.rtl.project, path / "rtl"))

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ..ir.errors import CompileError
 
 __all__ = [
-    "Area", "Carry", "Delays", "Device", "Dsp", "Lut", "Margin", "Memory", "Resources", "Tools", "load_target",
+    "Area", "Carry", "Delays", "Device", "Dsp", "Lut", "Margin", "Memory", "OwnDevice", "Resources", "Tools", "load_target",
     "targets",
 ]  # fmt: skip
 
@@ -145,6 +145,13 @@ class Device:
     tools: Tools
 
 
+@dataclass(frozen=True)
+class OwnDevice(Device):
+    """A device that does not come with the package; `text` is that of its file, which goes with what is built for it."""
+
+    text: str
+
+
 def targets() -> tuple[str, ...]:
     """The names of the devices that come with the package, sorted."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -161,7 +168,7 @@ def load_target(name_or_path: str | Path) -> Device:
     """
     given = str(name_or_path)
     if given.endswith(".toml"):
-        return _read(Path(given))
+        return OwnDevice(**vars(_read(Path(given))), text=Path(given).read_text())
     if given.lower() in targets():
         return _read(FOLDER / f"{given.lower()}.toml")
     return _from_part(given) or _refuse(given)

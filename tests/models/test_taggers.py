@@ -138,6 +138,16 @@ def test_written_folder(written, tmp_path):
     assert np.abs(y - files("jet_tagger")[1]["y"]).max() < 5e-5
 
 
+def test_a_design_for_a_device_of_ones_own_is_opened_again(tmp_path):
+    own = tmp_path / "my_board.toml"
+    shipped = (ROOT / "hw_targets" / "vu9p.toml").read_text()
+    own.write_text(shipped.replace('name = "vu9p"', 'name = "my_board"'))
+    folder = hc.compile(ROOT / "examples" / "jet_tagger.onnx", str(own), backends=("cpu",)).write(tmp_path / "out")
+    own.unlink()
+    assert hc.open_design(folder).device.name == "my_board"
+    assert run("verify", folder).returncode == 0
+
+
 def test_same_input_same_bytes(designs, written):
     again = hc.compile(files("jet_tagger")[0], "vu9p", 5).project()
     for path, content in again.files.items():
