@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from frontier import measured
 from jets import jets
 from torch import nn
 
-import hwcompile as hc
 from hwcompile import optimize as opt
 
 BATCH = 1024
@@ -47,125 +48,89 @@ def pixels(path: str) -> dict[str, np.ndarray]:
     return {f"{name}{part}": values[s] for part, s in parts.items() for name, values in (("x", x), ("y", y))}
 
 
-class Clock:
-    """CPU seconds since it was made, and how many epochs of a kind fit into some."""
+@dataclass(frozen=True)
+class Setting:
+    """A method's run: `n` is the length that is set so that the whole takes the time given."""
 
-    def __init__(self, kind: str, seed: int, task: opt.Task, cpu_s: float) -> None:
-        self.kind, self.seed, self.task, self.cpu_s = kind, seed, task, cpu_s
-        self.started = time.process_time()
-        self.known: dict[object, tuple[float, float]] = {}
+    kind: str
+    seed: int
+    task: opt.Task
+    n: int
 
-    def network(self) -> nn.Module:
+    def apply(self, module: nn.Module, *passes: Any) -> nn.Module:
+        return opt.Pipeline(passes).run(module, self.task, self.seed).module
+
+    def train(self, share: float, **options: Any) -> opt.Train:
+        return opt.Train(max(round(self.n * share), 2), BATCH, **options)
+
+    def float_network(self) -> nn.Module:
         torch.manual_seed(self.seed)
         parts = [m for a, b in pairwise(SIZES[self.kind]) for m in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*parts[:-1])
-
-    def apply(self, module: nn.Module, *passes: Any, after: int = 0) -> nn.Module:
-        """The module after the passes; `after` tells the runs of one method apart."""
-        return opt.Pipeline(passes).run(module, self.task, self.seed + 1000 * after).module
-
-    def epochs(self, share: float, run: Callable[[int], object], kind: object) -> int:
-        """How many fit into that share of the time, from what `run` of two lengths takes, tried once for each kind."""
-        if kind not in self.known:
-            run(2)  # compiles what there is to compile
-            spent = []
-            for epochs in (10, 30):  # from 10 epochs on the solver is asked ten times, whatever the length
-                started = time.process_time()
-                run(epochs)
-                spent.append(time.process_time() - started)
-            each = max((spent[1] - spent[0]) / 20, 1e-3)
-            self.known[kind] = each, max(spent[0] - 10 * each, 0.0)
-        each, start = self.known[kind]
-        return max(int((self.cpu_s * share - start) / each), 2)
-
-    def train(self, module: nn.Module, share: float, make: Callable[[int], list[Any]], after: int = 0) -> nn.Module:
-        """The module after `make(epochs)` with as many epochs as take `share` of the time."""
-        epochs = self.epochs(share, lambda n: self.apply(module, *make(n)), make.__code__)
-        return self.apply(module, *make(epochs), after=after)
-
-    def float_network(self, share: float) -> nn.Module:
-        return self.train(self.network(), share, lambda n: [opt.Train(n, BATCH, 5e-3)])
+        return self.apply(nn.Sequential(*parts[:-1]), self.train(1, lr=5e-3))
 
 
-def falling_budget(c: Clock) -> Made:
+def falling_budget(s: Setting) -> Made:
     """One network that goes down through the budgets, taught by the float network all the way."""
-    module, share = c.float_network(0.2), 0.8 / len(BUDGETS[c.kind])
-    work = opt.Work(module, c.task, c.seed)
+    work = opt.Work(s.float_network(), s.task, s.seed)
     for step in (opt.Distill(), opt.Quantize(LEARNED)):
         step.apply(work)
-    trial = lambda n: c.apply(work.module, opt.Train(n, BATCH, lr_bits=0.02, beta=1e-9))  # noqa: E731
-    epochs = c.epochs(share, trial, "budget")
-    for work.index, budget in enumerate(BUDGETS[c.kind], 1):
+    for work.index, budget in enumerate(BUDGETS[s.kind], 1):
         work.progress = None
-        try:
-            opt.Train(epochs, BATCH, lr_bits=0.02, budget=budget).apply(work)
-        except hc.CompileError:
-            return  # too short for this budget
+        s.train(1, lr_bits=0.02, budget=budget, strict=False).apply(work)
         yield f"{budget:,} LUTs", copy.deepcopy(work.module)
 
 
-def uniform(c: Clock) -> Made:
-    module = c.float_network(0.3)
-    for k, bits in enumerate(BITS):
-        spec = opt.Spec.uniform(bits, max(bits, 6))
+def uniform(s: Setting) -> Made:
+    module = s.float_network()
+    for bits in BITS:
+        yield f"{bits} bits", s.apply(module, opt.Quantize(opt.Spec.uniform(bits, max(bits, 6))), s.train(1))
+
+
+def _smaller(s: Setting, make: Callable[[float], list[Any]]) -> Made:
+    """From one float network: made smaller and trained, quantized and trained again."""
+    module = s.float_network()
+    for amount in AMOUNTS:
+        yield f"{amount:.0%}", s.apply(module, *make(amount), opt.Quantize(opt.Spec.uniform(6)), s.train(0.5))
+
+
+def gradual(s: Setting) -> Made:
+    return _smaller(s, lambda a: [s.train(0.5, during=(opt.Gradual(opt.Prune(a), end=0.6),))])
+
+
+def autosparse(s: Setting) -> Made:
+    return _smaller(s, lambda a: [opt.TrainMasks("autosparse", a, s.train(0.5))])
+
+
+def shrunk(s: Setting) -> Made:
+    return _smaller(s, lambda a: [opt.Shrink(1 - (1 - a) ** 0.5), s.train(0.5)])
+
+
+def low_rank(s: Setting) -> Made:
+    return _smaller(s, lambda a: [opt.LowRank(energy=1 - a / 4), s.train(0.5)])
+
+
+def post_training(s: Setting) -> Made:
+    module = s.float_network()
+    for budget in BUDGETS[s.kind][:3]:
         yield (
-            f"{bits} bits",
-            c.train(module, 0.7 / len(BITS), lambda n, s=spec: [opt.Quantize(s), opt.Train(n, BATCH)], k),
+            f"{budget:,} LUTs",
+            s.apply(module, opt.PostTraining(6, 8, budget=budget, strict=False, events=2048, steps=100)),
         )
 
 
-def _pruned(c: Clock, make: Callable[[float, int], list[Any]], spec: opt.Spec | None = None) -> Made:
-    """From one float network: pruned with half of the rest, quantized, trained with the other half."""
-    module, spec = c.float_network(0.3), spec or opt.Spec.uniform(6)
-    for k, amount in enumerate(AMOUNTS):
-        share = 0.35 / len(AMOUNTS)
-        smaller = c.train(module, share, lambda n, a=amount: make(a, n), k)
-        yield (
-            f"{amount:.0%} pruned",
-            c.train(smaller, share, lambda n: [opt.Quantize(spec), opt.Train(n, BATCH)], k),
-        )
+def trees(s: Setting) -> Made:
+    for depth, rounds in ((2, 2), (2, 5), (3, 3), (3, 5), (3, 15), (4, 15), (4, 40)):
+        row = opt.fit_trees(s.task, opt.Trees(depth=depth, rounds=rounds, bits=6, leaf_bits=6), seed=s.seed)
+        yield f"depth {depth}, {rounds} rounds", row.model
 
 
-def gradual(c: Clock) -> Made:
-    return _pruned(c, lambda a, n: [opt.Train(n, BATCH, during=(opt.Gradual(opt.Prune(a), end=0.6),))])
-
-
-def autosparse(c: Clock) -> Made:
-    return _pruned(c, lambda a, n: [opt.TrainMasks("autosparse", a, opt.Train(n, BATCH))])
-
-
-def shrunk(c: Clock) -> Made:
-    return _pruned(c, lambda a, n: [opt.Shrink(1 - (1 - a) ** 0.5), opt.Train(n, BATCH)])
-
-
-def low_rank(c: Clock) -> Made:
-    return _pruned(c, lambda a, n: [opt.LowRank(energy=1 - a / 4), opt.Train(n, BATCH)])
-
-
-def post_training(c: Clock) -> Made:
-    module = c.float_network(0.7)
-    for budget in BUDGETS[c.kind]:
-        try:
-            yield f"{budget:,} LUTs", c.apply(module, opt.PostTraining(6, 8, budget=budget, events=2048, steps=300))
-        except hc.CompileError:
-            return  # below what the least bits cost
-
-
-def trees(c: Clock) -> Made:
-    for depth, rounds in ((2, 2), (2, 5), (3, 5), (3, 15), (4, 15), (4, 40)):
-        if time.process_time() - c.started < c.cpu_s:
-            row = opt.fit_trees(c.task, opt.Trees(depth=depth, rounds=rounds), seed=c.seed)
-            yield f"depth {depth}, {rounds} rounds", row.model
-
-
-def formulas(c: Clock) -> Made:
-    teacher = c.float_network(0.3)
-    found = opt.regress(c.task, opt.Symbolic(generations=max(int(c.cpu_s / 2), 5)), teacher, c.seed)
+def formulas(s: Setting) -> Made:
+    found = opt.regress(s.task, opt.Symbolic(generations=s.n), s.float_network(), s.seed)
     for row in found.rows:
         yield row.method, row.model
 
 
-METHODS: dict[str, Callable[[Clock], Made]] = {
+METHODS: dict[str, Callable[[Setting], Made]] = {
     "learned widths, falling budget, distilled": falling_budget,
     "uniform widths": uniform,
     "gradual pruning, 6 bits": gradual,
@@ -178,6 +143,18 @@ METHODS: dict[str, Callable[[Clock], Made]] = {
 }
 
 
+def timed(make: Callable[[Setting], Made], setting: Setting, cpu_s: float) -> tuple[list[tuple[str, Any]], float]:
+    """The method's models, at the length with which it takes the time, and what it took; lengths are tried until it does."""
+    for _ in range(4):
+        started = time.process_time()
+        found = list(make(setting))
+        spent = time.process_time() - started
+        if make is trees or abs(math.log(spent / cpu_s)) < 0.15:
+            break
+        setting = replace(setting, n=max(round(setting.n * min(cpu_s / spent, 8)), 4))
+    return found, spent
+
+
 def main() -> None:
     kind, path, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     cpu_s, seeds = float(sys.argv[4]) if len(sys.argv) > 4 else 30.0, [int(s) for s in sys.argv[5:]] or [0, 1, 2]
@@ -188,11 +165,8 @@ def main() -> None:
         for method, make in METHODS.items():
             if any(r["seed"] == seed and r["method"] == method for r in rows):
                 continue
-            clock, last, found = Clock(kind, seed, task, cpu_s), time.process_time(), list[dict[str, Any]]()
-            for label, model in make(clock):
-                spent = time.process_time() - last
-                found.append({**measured(model, data, method, seed, spent), "label": label})
-                last = time.process_time()
+            models, spent = timed(make, Setting(kind, seed, task, 20), cpu_s)
+            found = [{**measured(m, data, method, seed, spent), "label": label} for label, m in models]
             rows += found
             out.write_text(json.dumps(rows, indent=1))
             for row in found:
@@ -208,7 +182,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for method in METHODS:
         own = [r for r in rows if r["method"] == method]
-        spent = sum(r["cpu_s"] for r in own) / max(len({r["seed"] for r in own}), 1)
+        spent = np.mean([r["cpu_s"] for r in own]) if own else 0.0
         same = {r["label"]: [q for q in own if q["label"] == r["label"]] for r in own}
         means = {
             k: {n: np.mean([r[n] for r in v]) for n in ("validation", "test", "estimate")} for k, v in same.items()

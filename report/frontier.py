@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import templates
 from ..ir.errors import CompileError
+from .html import page_templates
 
 __all__ = ["Candidate", "Objective", "costs", "figure", "frontier", "hypervolume", "page"]
 
@@ -190,8 +191,6 @@ def page(
     staircase too when they are an axis. `history` is (seconds, trials, hypervolume) after each trial or so. Same
     arguments, same bytes. Raises CompileError where an objective is known of no candidate, or a value is no number.
     """
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
     on = frontier(candidates, objectives)
     data = {
         "objectives": [o.name for o in objectives],
@@ -200,24 +199,20 @@ def page(
         "candidates": [_plain_candidate(c, f) for c, f in zip(candidates, on)],
         "history": [[_plain(x) for x in row] for row in history],
     }
-    folder = resources.files(templates).joinpath("report")
-    environment = Environment(
-        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     failed = sum(bool(c.error) for c in candidates)
-    text = environment.get_template("frontier.html.j2").render(
-        title=title,
-        subtitle=subtitle,
-        target=target,
-        counts={"all": len(candidates), "frontier": sum(on), "failed": failed},
-        best=[(o, _best(candidates, o)) for o in objectives],
-        objectives=objectives,
-        history=bool(history),
-        data=_script_json(data),
+    text = (
+        page_templates()
+        .get_template("frontier.html.j2")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            target=target,
+            counts={"all": len(candidates), "frontier": sum(on), "failed": failed},
+            best=[(o, _best(candidates, o)) for o in objectives],
+            objectives=objectives,
+            history=bool(history),
+            data=_script_json(data),
+        )
     )
     # names may hold halves of surrogate pairs, which no file can
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -12,24 +12,29 @@ from .drawing import draw, drawn_boxes, shortened
 from .model import LayerReport, Report, Resources
 from .numbers import ABSENT, count, exists, number, percent, ratio, share
 
-__all__ = ["as_html"]
+__all__ = ["as_html", "page_templates"]
 
 _KINDS = ("lut", "ff", "dsp", "bram")
 _COLOURS = 10
 
 
-def as_html(report: Report) -> str:
-    """The page: no scripts, styles, fonts or pictures from elsewhere; every name from the model is escaped."""
+def page_templates() -> Any:
+    """The templates of pages, which escape every value and refuse one that is not given."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = resources.files(templates).joinpath("report")
-    environment = Environment(
+    return Environment(
         loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def as_html(report: Report) -> str:
+    """The page: no scripts, styles, fonts or pictures from elsewhere; every name from the model is escaped."""
+    environment = page_templates()
     environment.filters |= {
         "number": number,
         "share": share,
