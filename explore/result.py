@@ -161,6 +161,15 @@ class SearchResult:
             raise CompileError(str(path), "the page cannot be written", "free space, or give another place")
         return Path(path)
 
+    def figure(self, path: str | Path, x: str = "lut", y: str = "accuracy") -> Path:
+        """Draw the candidates on two of the objectives, for a paper (.svg, .pdf or .png; needs matplotlib)."""
+        axes = {o.name: o for o in self._objectives()}
+        unknown = next((n for n in (x, y) if n not in axes), None)
+        if unknown is not None:
+            raise CompileError("figure", f"'{unknown}' is no objective of the search", f"objectives: {', '.join(axes)}")
+        page.figure([self._shown(f) for f in self.candidates], axes[x], axes[y], path)
+        return Path(path)
+
     def progress(self, points: int = 60) -> list[tuple[float, int, float]]:
         """(seconds, trained, hypervolume) on the way."""
         every = [f for f in self.candidates if not f.error]

@@ -68,6 +68,14 @@ def test_the_page_shows_every_candidate(found, tmp_path):
     assert "hwcompile lineage export" in text
 
 
+def test_the_figure_for_a_paper(found, tmp_path):
+    assert found.figure(tmp_path / "f.svg").read_text().lstrip().startswith("<?xml")
+    with pytest.raises(
+        hc.CompileError, match="'speed' is no objective of the search; objectives: accuracy, lut, latency_ns"
+    ):
+        found.figure(tmp_path / "g.svg", x="speed")
+
+
 def test_synthesis_is_kept_beside_the_estimate(tmp_path):
     found = searched(tmp_path / "runs", trials=3)
     found.synthesize(1)
