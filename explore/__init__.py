@@ -104,7 +104,7 @@ def search(
 
         with Shown(quiet) as shown:
             study.run(train, shown)
-        found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns, tuple(study.history))
+        found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns)
     finally:
         study.close()
     _refuse_none(found)

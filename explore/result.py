@@ -17,15 +17,16 @@ from ..ir.text import parse_graph
 from ..lineage import State, Step, Store
 from ..report import frontier as page
 from ..report.model import from_json
+from . import frontier
 from .measure import values_of
-from .objectives import RESOURCES, Constraint, Objective, violations
+from .objectives import Constraint, Objective, violations
 
 __all__ = ["Found", "SearchResult"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A trained and compiled network, formula or forest: `state` is its id in the store."""
+    """A trained and compiled network, formula or forest: `state` is its id in the store, `at_s` when it was there."""
 
     state: str
     method: str
@@ -34,6 +35,7 @@ class Found:
     trial: int | None
     error: str = ""
     goal: Mapping[str, Any] = field(default_factory=dict)
+    at_s: float = math.nan
 
     def __str__(self) -> str:
         values = "  ".join(f"{k} {v:.6g}" for k, v in self.values.items())
@@ -42,7 +44,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """All that a search tried; `history`: (seconds, how many candidates there were)."""
+    """All that a search tried."""
 
     name: str
     folder: Path
@@ -50,7 +52,6 @@ class SearchResult:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     clock_ns: float | None
-    history: tuple[tuple[float, int], ...] = ()
 
     # ---- candidates ---------------------------------------------------------------------------------------------------
 
@@ -65,12 +66,16 @@ class SearchResult:
     def frontier(self) -> tuple[Found, ...]:
         """Those that meet the constraints and are dominated by none that does, in the order of the first objective."""
         found = [f for f in self.candidates if not f.error]
-        met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
-        best = page.frontier([self._shown(f) for f in met], self._objectives())
+        best = frontier.on_frontier(self.objectives, self.constraints, [f.values for f in found])
         first = self.objectives[0]
         return tuple(
-            sorted((f for f, b in zip(met, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name])
+            sorted((f for f, b in zip(found, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name])
         )
+
+    @property
+    def history(self) -> tuple[tuple[float, int], ...]:
+        """(seconds of searching, how many candidates there were by then)."""
+        return tuple((f.at_s, k + 1) for k, f in enumerate(f for f in self.candidates if not f.error))
 
     def closest(self) -> tuple[Found, Mapping[str, float]] | None:
         """The candidate that misses the constraints least, and by how much each (relative)."""
@@ -80,26 +85,10 @@ class SearchResult:
         _, best = min(scored, key=lambda pair: pair[0])
         return best, {str(c): c.violation(best.values.get(c.name, math.nan)) for c in self.constraints}
 
-    def hypervolume(
-        self, reference: Mapping[str, float] | None = None, candidates: Sequence[Found] | None = None
-    ) -> float:
-        """The volume that the frontier dominates (two or three objectives), as a share of the box from the best value of each
-        objective to `reference`, by default a tenth beyond its worst. Resources count by their logarithm, other values as they
-        are."""
-        every = [f for f in self.candidates if not f.error]
-        found = every if candidates is None else list(candidates)
-        met = [f for f in found if all(v <= 0 for v in violations(self.constraints, f.values))]
-        if not met or not 2 <= len(self.objectives) <= 3:
-            return math.nan
-        worst, best = [], []
-        for o in self.objectives:
-            values = [_height(o, f.values[o.name]) for f in every if o.name in f.values]
-            best.append(min(values))
-            beyond = max(values) + 0.1 * (max(values) - min(values))
-            worst.append(_height(o, reference[o.name]) if reference and o.name in reference else beyond)
-        box = math.prod(w - b for w, b in zip(worst, best, strict=True))
-        points = [[_height(o, f.values[o.name]) for o in self.objectives] for f in met]
-        return page.hypervolume(points, worst) / box if box > 0 else math.nan
+    def hypervolume(self, reference: Mapping[str, float] | None = None) -> float:
+        """How much the frontier covers, see `explore.frontier.hypervolume`."""
+        every = [f.values for f in self.candidates if not f.error]
+        return frontier.hypervolume(self.objectives, self.constraints, every, every, reference)
 
     # ---- one of them --------------------------------------------------------------------------------------------------
 
@@ -151,7 +140,7 @@ class SearchResult:
         limits = ", ".join(map(str, self.constraints))
         text = page.page(
             shown,
-            self._objectives(),
+            frontier.shown(self.objectives),
             title or f"Search {self.name}",
             self.progress(),
             self.target,
@@ -163,7 +152,7 @@ class SearchResult:
 
     def figure(self, path: str | Path, x: str = "lut", y: str = "accuracy") -> Path:
         """Draw the candidates on two of the objectives, for a paper (.svg, .pdf or .png; needs matplotlib)."""
-        axes = {o.name: o for o in self._objectives()}
+        axes = {o.name: o for o in frontier.shown(self.objectives)}
         unknown = next((n for n in (x, y) if n not in axes), None)
         if unknown is not None:
             raise CompileError("figure", f"'{unknown}' is no objective of the search", f"objectives: {', '.join(axes)}")
@@ -173,11 +162,12 @@ class SearchResult:
     def progress(self, points: int = 60) -> list[tuple[float, int, float]]:
         """(seconds, trained, hypervolume) on the way."""
         every = [f for f in self.candidates if not f.error]
-        chosen = self.history[:: max(len(self.history) // points, 1)]
-        return [(t, n, self.hypervolume(candidates=every[:n])) for t, n in chosen]
-
-    def _objectives(self) -> list[page.Objective]:
-        return [page.Objective(o.name, o.larger) for o in self.objectives]
+        values = [f.values for f in every]
+        counts = range(1, len(every) + 1, max(len(every) // points, 1))
+        return [
+            (every[n - 1].at_s, n, frontier.hypervolume(self.objectives, self.constraints, values, values[:n]))
+            for n in counts
+        ]
 
     def _shown(self, f: Found) -> page.Candidate:
         return page.Candidate(f.state[:10], f.method, f.values, f.params, error=f.error)
@@ -199,11 +189,6 @@ class SearchResult:
         )  # fmt: skip
 
 
-def _height(o: Objective, value: float) -> float:
-    """The value as the hypervolume counts it; smaller is better."""
-    return math.log(max(value, 1.0)) if o.name in RESOURCES else o.sign * value
-
-
 def _kind(state: State) -> str:
     key = state.key
     if not isinstance(key, tuple) or len(key) < 2:
@@ -221,6 +206,7 @@ def _found(state: State) -> Found:
         properties.get("trial"),
         state.error,
         properties.get("goal", {}),
+        properties.get("at", math.nan),
     )
 
 

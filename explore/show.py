@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from .result import Found, SearchResult
+from .frontier import hypervolume
 from .study import Study
 
 __all__ = ["Shown"]
@@ -26,6 +26,7 @@ class Shown:
         self.live: Any = None
         self.last, self.known = 0.0, -1
         self.table: Any = ""
+        self.reached = ""
 
     def __enter__(self) -> Shown:
         if not self.quiet and self.console.is_terminal:
@@ -43,14 +44,14 @@ class Shown:
         if self.quiet:
             return
         if self.live is not None:
-            if self.known != len(study.past) + study.failed:
-                self.known, self.table = len(study.past) + study.failed, frontier_table(study)
             from rich.console import Group
 
-            self.live.update(Group(self.table, status(study)))
+            if self.known != len(study.past):
+                self.known, self.table, self.reached = len(study.past), frontier_table(study), reached(study)
+            self.live.update(Group(self.table, f"{status(study)}; {self.reached}"))
         elif time.monotonic() - self.last > QUIET_S:
             self.last = time.monotonic()
-            self.console.print(status(study), soft_wrap=True)
+            self.console.print(f"{status(study)}; {reached(study)}", soft_wrap=True)
 
 
 def status(study: Study) -> str:
@@ -64,12 +65,17 @@ def status(study: Study) -> str:
         parts.append(
             f"{_clock(max(study.options.trials - trials, 0) / max(rate, 1e-9) * 3600) if trials else '?'} left"
         )
-    volume = _result(study).hypervolume(candidates=_all(study)) if study.past else math.nan
-    parts.append(
-        f"frontier of {sum(study.on_frontier(_measured(study)))}"
-        + (f", hypervolume {volume:.4f}" if math.isfinite(volume) else "")
-    )
     return "; ".join(parts)
+
+
+def reached(study: Study) -> str:
+    """How large the frontier is, in words."""
+    past = _measured(study)
+    values = [p.values for p in past]
+    volume = hypervolume(study.objectives, study.constraints, values, values)
+    return f"frontier of {sum(study.on_frontier(past))}" + (
+        f", hypervolume {volume:.4f}" if math.isfinite(volume) else ""
+    )
 
 
 def frontier_table(study: Study) -> Any:
@@ -95,36 +101,6 @@ def frontier_table(study: Study) -> Any:
 
 def _measured(study: Study) -> list[Any]:
     return [p for p in study.past if all(o.name in p.values for o in study.objectives)]
-
-
-def _all(study: Study) -> list[Found]:
-    return [Found(p.state, p.method, p.params, p.values, None) for p in _measured(study)]
-
-
-def _result(study: Study) -> SearchResult:
-    return _Now(
-        study.name,
-        study.folder,
-        study.target,
-        study.objectives,
-        study.constraints,
-        study.clock_ns,
-        (),
-        tuple(_all(study)),
-    )
-
-
-class _Now(SearchResult):
-    """The candidates that the study holds in memory, so that showing them reads no disk."""
-
-    def __init__(self, *parts: Any) -> None:
-        *rest, candidates = parts
-        super().__init__(*rest)
-        object.__setattr__(self, "_candidates", candidates)
-
-    @property
-    def candidates(self) -> tuple[Found, ...]:
-        return self._candidates  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _clock(seconds: float) -> str:

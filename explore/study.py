@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..hw_targets.process import cores
 from ..ir.errors import CompileError
 from ..lineage import State, Step, Store
-from ..report.frontier import frontier
+from .frontier import on_frontier
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
 from .space import Space, definition, draw
@@ -105,8 +106,6 @@ class Study:
     past: list[Past] = field(default_factory=list[Past])
     failed: int = 0
     told: int = 0
-    history: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
-    """(seconds, number of `past`) after each trial."""
     on_way: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
 
     def __post_init__(self) -> None:
@@ -137,7 +136,6 @@ class Study:
             json.dumps(s.key): s for s in self.store.find(f"branch = '{self.name}'") if _is_ours(s, self.name)
         }
         self.past = [_past(s) for s in sorted(self._by_key.values(), key=lambda s: s.created) if not s.error]
-        self.history = [tuple(h) for h in self.study.user_attrs.get("history", [])]  # pyright: ignore[reportAttributeAccessIssue]
 
     def close(self) -> None:
         """Let others go on with the search."""
@@ -184,7 +182,7 @@ class Study:
 
         from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
-        seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{count}".encode()).digest()[:4], "little")
+        seed = self._seed(count)
         if self.options.sampler == "random":
             return RandomSampler(seed=seed)
         bounded: dict[str, Any] = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
@@ -193,6 +191,10 @@ class Study:
             if self.options.sampler == "tpe":
                 return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, **bounded)
             return NSGAIISampler(seed=seed, population_size=self.options.population, **bounded)
+
+    def _seed(self, count: int) -> int:
+        """Of the sampler, or of a trial; the same for the same search."""
+        return int.from_bytes(hashlib.sha256(f"{self.options.seed}/{count}".encode()).digest()[:4], "little")
 
     # ---- going on -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class Study:
         self.failed = sum(t.state == TrialState.FAIL for t in states)
         waiting = deque(self._left_over(states))
         asked = len(states)
-        workers = Workers(train, self.target, self.clock_ns, self.options.workers or _cores(), self.options.trial_s)
+        workers = Workers(train, self.target, self.clock_ns, self.options.workers or cores(), self.options.trial_s)
         try:
             while True:
                 over = self.seconds >= self.options.budget_s
@@ -226,16 +228,11 @@ class Study:
                 for job, done in workers.wait(0.5):
                     waiting.extendleft(self._settle(job, done))
                     self.study.set_user_attr("seconds", self.seconds)
-                    self._remember()
                 shown(self)
         finally:
             workers.stop()
             self.study.set_user_attr("seconds", self.seconds)
             self.before_s, self.started = self.seconds, time.monotonic()
-
-    def _remember(self) -> None:
-        self.history.append((round(self.seconds, 2), len(self.past)))
-        self.study.set_user_attr("history", self.history)
 
     def _ask(self) -> _Pending:
         trial = self.study.ask()
@@ -274,7 +271,7 @@ class Study:
         return Job([self._trial(p) for p in chosen])
 
     def _trial(self, p: _Pending) -> Trial:
-        seed = int.from_bytes(hashlib.sha256(f"{self.options.seed}/{p.trial.number}".encode()).digest()[:4], "little")
+        seed = self._seed(p.trial.number)
         self.on_way[p.trial.number] = p
         spent, effort = (0.0, *self.options.efforts())[p.rung : p.rung + 2]
         return Trial(p.trial.number, p.params, seed, effort, p.latest, spent, tuple(self.past), str(self.folder))
@@ -339,7 +336,8 @@ class Study:
 
     def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
         effort = self.options.efforts()[p.rung]
-        return {"params": p.params, "trial": p.trial.number, "effort": effort, "seconds": round(ended.seconds, 3)}
+        spent = {"seconds": round(ended.seconds, 3), "at": round(self.seconds, 2)}
+        return {"params": p.params, "trial": p.trial.number, "effort": effort, **spent}
 
     def _next(self, p: _Pending, state: State) -> bool:
         """Tell the journal how a trial ended, or send it to the next rung (False)."""
@@ -394,14 +392,7 @@ class Study:
 
     def on_frontier(self, past: Sequence[Past]) -> tuple[bool, ...]:
         """Which networks meet the constraints and are dominated by none that does."""
-        from ..report.frontier import Candidate
-        from ..report.frontier import Objective as Shown
-
-        shown = [Shown(o.name, o.larger) for o in self.objectives]
-        met = [all(v <= 0 for v in violations(self.constraints, p.values)) for p in past]
-        inner = [Candidate("", p.method, p.values, {}, (), (), "", "") for p, m in zip(past, met, strict=True) if m]
-        best = iter(frontier(inner, shown))
-        return tuple(next(best) if m else False for m in met)
+        return on_frontier(self.objectives, self.constraints, [p.values for p in past])
 
 
 def _is_ours(state: State, name: str) -> bool:
@@ -411,10 +402,6 @@ def _is_ours(state: State, name: str) -> bool:
 def _past(state: State) -> Past:
     params = state.properties.get("params", {}) if state.properties else {}
     return Past(state.id, state.key, state.method, params, dict(state.metrics))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -19,7 +19,17 @@ from pathlib import Path
 
 from ..ir.errors import CompileError
 
-__all__ = ["Finished", "cache_folder", "compile_cpp", "error_line", "find_compiler", "find_tool", "run", "write_atomic"]
+__all__ = [
+    "Finished",
+    "cache_folder",
+    "compile_cpp",
+    "cores",
+    "error_line",
+    "find_compiler",
+    "find_tool",
+    "run",
+    "write_atomic",
+]
 
 COMPILERS = ("g++", "clang++", "c++")
 OUTPUT_TAIL_BYTES = 200_000
@@ -186,6 +196,11 @@ def _compile(command: Sequence[str | Path], where: str, time_limit_s: float) -> 
         raise CompileError(
             where, f"the C++ compiler refused: {error_line(finished.output, 'error|undefined reference')}"
         )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_folder(kind: str) -> Path:

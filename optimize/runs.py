@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..hw_targets.process import cores
 from ..ir.errors import CompileError
 from .pipeline import Pipeline, Result
 from .task import Task
@@ -51,7 +51,7 @@ def train_all(
     ``if __name__ == "__main__":``.
     Raises `CompileError` for modules, tasks or passes that cannot be sent to another process.
     """
-    jobs = min(_cores() if jobs is None else jobs, len(runs))
+    jobs = min(cores() if jobs is None else jobs, len(runs))
     if jobs < 1 and runs:
         raise CompileError("train_all", f"jobs must be 1 or more, not {jobs}")
     found: list[Outcome] = [CompileError("train_all", "has not run")] * len(runs)
@@ -59,11 +59,6 @@ def train_all(
         found[index] = outcome
         progress(index, outcome)
     return found
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_by_one(runs: Sequence[Run]) -> Iterator[tuple[int, Outcome]]:
