@@ -310,7 +310,7 @@ class Study:
             *early, last = start.steps or (("start", {}),)
             base = self.store.add(
                 start.weights, method=start.method, metrics=start.metrics, branch=self.name, key=[self.name, "base", start.key],
-                step=self._step(p, last), properties={"before": [list(s) for s in early]},
+                step=self._step(last), properties={"before": [list(s) for s in early]},
             )  # fmt: skip
             self._know(base)
             parents = [base.id]
@@ -318,7 +318,7 @@ class Study:
             parents = [p.latest.state]
         steps = made.steps or (("train", {}),)
         return self.store.add(
-            made.weights, parents=parents, step=self._step(p, (", ".join(n for n, _ in steps), dict(steps))),
+            made.weights, parents=parents, step=self._step(_joined(steps)),
             method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
             branch=self.name, graph=made.graph, report=json.loads(made.report),
             properties={**self._properties(p, ended), "goal": dict(made.goal)}, key=self._key(p, part),
@@ -330,9 +330,8 @@ class Study:
             self._by_key[key] = state
             self.past.append(_past(state))
 
-    def _step(self, p: _Pending, step: tuple[str, dict[str, Any]]) -> Step:
-        seed = self.options.seed
-        return Step(step[0], {**step[1]}, seed, self.code_version, self.data_digest)
+    def _step(self, step: tuple[str, dict[str, Any]]) -> Step:
+        return Step(*step, self.options.seed, self.code_version, self.data_digest)
 
     def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
         effort = self.options.efforts()[p.rung]
@@ -393,6 +392,11 @@ class Study:
     def on_frontier(self, past: Sequence[Past]) -> tuple[bool, ...]:
         """Which networks meet the constraints and are dominated by none that does."""
         return on_frontier(self.objectives, self.constraints, [p.values for p in past])
+
+
+def _joined(steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """Passes as one step, their parameters by place and name: one pass may come twice."""
+    return ", ".join(name for name, _ in steps), {f"{k} {name}": v for k, (name, v) in enumerate(steps, 1)}
 
 
 def _is_ours(state: State, name: str) -> bool:

@@ -8,17 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..lineage import Store
+from ..lineage import Step, Store
 
 __all__ = ["Past", "Step", "Trained", "Trial"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A pass that was applied, and its parameters; for the lineage."""
-
-    name: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,15 @@ def test_reuse_is_searched_beside_the_rest(tmp_path):
     assert found.design(by[4], backends=("hls",)).report.schedule["ii"] == by[4].values["ii"] <= 4
 
 
+def test_a_pass_that_comes_twice_is_recorded_twice(tmp_path):
+    methods = Methods(TASK, network=dense(4, 3), architecture={"hidden": [8]}, epochs=4, batch=256, methods=("shrunk",))
+    found = hc.search(methods.space, methods, trials=1, quiet=True, folder=tmp_path / "runs")
+    with Store(found.folder, read_only=True) as store:
+        step = store.get(found.candidates[0].state).step
+    assert step.name == "Shrink, Train, Quantize, Train"
+    assert list(step.parameters) == ["1 Shrink", "2 Train", "3 Quantize", "4 Train"]
+
+
 def test_methods_and_networks_without_a_meaning_are_refused():
     with pytest.raises(hc.CompileError, match="must be some of learned, uniform"):
         Methods(TASK, methods=("magic",))
