@@ -143,8 +143,8 @@ METHODS: dict[str, Callable[[Setting], Made]] = {
 }
 
 
-def timed(make: Callable[[Setting], Made], setting: Setting, cpu_s: float) -> tuple[list[tuple[str, Any]], float]:
-    """The method's models, at the length with which it takes the time, and what it took; lengths are tried until it does."""
+def timed(make: Callable[[Setting], Made], setting: Setting, cpu_s: float) -> tuple[list[tuple[str, Any]], float, int]:
+    """The method's models, at the length with which it takes the time, what it took, and the length: tried until it does."""
     for _ in range(4):
         started = time.process_time()
         found = list(make(setting))
@@ -152,7 +152,7 @@ def timed(make: Callable[[Setting], Made], setting: Setting, cpu_s: float) -> tu
         if make is trees or abs(math.log(spent / cpu_s)) < 0.15:
             break
         setting = replace(setting, n=max(round(setting.n * min(cpu_s / spent, 8)), 4))
-    return found, spent
+    return found, spent, setting.n
 
 
 def main() -> None:
@@ -165,8 +165,9 @@ def main() -> None:
         for method, make in METHODS.items():
             if any(r["seed"] == seed and r["method"] == method for r in rows):
                 continue
-            models, spent = timed(make, Setting(kind, seed, task, 20), cpu_s)
-            found = [{**measured(m, data, method, seed, spent), "label": label} for label, m in models]
+            known = next((r["length"] for r in rows if r["method"] == method), 20)
+            models, spent, length = timed(make, Setting(kind, seed, task, known), cpu_s)
+            found = [{**measured(m, data, method, seed, spent), "label": label, "length": length} for label, m in models]
             rows += found
             out.write_text(json.dumps(rows, indent=1))
             for row in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from ..hw_targets import load_target
 from ..ir.errors import CompileError
 from .objectives import Constraint, Objective, constraints_of, objectives_of
 from .result import Found, SearchResult
-from .space import Branch, Choice, Integer, Real, Space, checked, from_table
+from .space import Branch, Choice, Integer, Real, Space, checked, from_table, named
 from .study import Options, Study
 from .trial import Past, Step, Trained, Trial
 
@@ -63,6 +63,7 @@ def search(
     budget: str | float | None = None,
     *,
     trials: int | None = None,
+    first: Sequence[Mapping[str, Any]] | None = None,
     clock_ns: float | None = None,
     name: str = "search",
     folder: str | Path = "runs",
@@ -79,7 +80,8 @@ def search(
     `space`: dimensions by name (`explore.space`). `train(trial)`: a `Trained` for the parameters of a `Trial`; it runs in a
     process of its own, and what it raises is recorded as a failed trial. `objectives`: costs (`objectives.COSTS`, by the
     compiler for `target` at `clock_ns`) and metrics that `train` returns. `constraints`: such as ``"lut<=20000"``.
-    `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `name`, `folder`: the search's name in a lineage
+    `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `first`: points of the space, or parts of them, to
+    begin with; by default those of ``train.first``, if it has some. `name`, `folder`: the search's name in a lineage
     store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
     `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True. `page`: where the frontier
     page is written, at the end. `options`: those of `explore.study.Options` (sampler, workers, halving, ...).
@@ -98,7 +100,10 @@ def search(
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
     version = importlib.metadata.version("hwcompile")
-    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest)
+    begin = getattr(train, "first", ()) if first is None else first
+    for point in begin:
+        named(checked(space), point)
+    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest, begin)
     try:
         from .show import Shown
 

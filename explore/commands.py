@@ -18,7 +18,7 @@ _TOP = ("data", "search", "methods", "space", "train")
 _DATA = ("file", "x", "y", "loss", "standardize", "validation", "events", "seed")
 _SEARCH = (
     "name", "folder", "objectives", "constraints", "target", "clock_ns", "budget", "trials", "seed", "sampler", "population",
-    "halving", "rungs", "batch", "workers", "synthesize", "page", "trial_limit",
+    "halving", "rungs", "beyond", "first", "batch", "workers", "synthesize", "page", "trial_limit",
 )  # fmt: skip
 _METHODS = ("use", "hidden", "epochs", "batch", "luts", "warm", "ii")
 

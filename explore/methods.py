@@ -26,6 +26,9 @@ from .trial import Past, Step, Trained, Trial
 
 __all__ = ["METHODS", "Methods", "dense"]
 
+STAGES = 6
+"""Most stages of a falling budget: each halves it."""
+
 Network = Callable[[Mapping[str, Any]], nn.Module]
 
 
@@ -112,8 +115,29 @@ class Methods:
 
     def group(self, params: Mapping[str, Any]) -> str:
         """The same for trials that `many` trains as one program."""
-        alike = (*self.architecture, "weight_bits", "data_bits", "distill")
+        alike = (*self.architecture, "weight_bits", "data_bits", "distill", "stages")
         return json.dumps([params["method"], {k: params[k] for k in alike if k in params}], sort_keys=True)
+
+    @property
+    def first(self) -> list[dict[str, Any]]:
+        """A trial of each method that goes through all of the range of LUTs, to begin with."""
+        every = {
+            "learned": {
+                "luts": self.luts[0],
+                "stages": STAGES,
+                "weight_bits": 6,
+                "data_bits": 6,
+                "lr_bits": 0.02,
+                "distill": 0.5,
+            },
+            "trees": {"depth": 3, "rounds": 5},
+        }
+        shape = {k: d.options[0] for k, d in self.architecture.items() if isinstance(d, Choice)}
+        return [
+            {"method": name, **(shape if METHODS[name].network else {}), **params}
+            for name, params in every.items()
+            if name in self.methods
+        ]
 
     def __call__(self, trial: Trial) -> Trained:
         return METHODS[trial.params["method"]].train(_Setting(self, trial))
@@ -182,25 +206,27 @@ class _Setting:
     def run(self, module: nn.Module, *passes: Any) -> nn.Module:
         return opt.Pipeline(passes).run(module, self.task, self.trial.seed).module
 
-    def trained(self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any]) -> Trained:
+    def trained(
+        self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any], final: bool = False
+    ) -> Trained:
         """A network as what the search takes."""
         steps = tuple(Step(type(p).__name__, _options(p)) for p in passes)
         cycles = self.params.get("ii", self.methods.ii[0])
         goal = {"ii": cycles} if cycles > 1 or len(self.methods.ii) > 1 else {}
         return Trained(
-            module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start, goal=goal
-        )
+            module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start, final=final, goal=goal
+        )  # fmt: skip
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         return self._scored(lambda x: predict(module, x))
 
-    def row(self, row: Any, steps: Sequence[Step]) -> Trained:
+    def row(self, row: Any, steps: Sequence[Step], final: bool = False) -> Trained:
         """Trees or formulas, by their integers."""
         from ..optimize.symbolic import Compiled
 
         compiled = Compiled(row.model, self.methods.target, self.methods.clock_ns)
         scores = self._scored(lambda x: torch.as_tensor(compiled.predict(x), dtype=torch.float32))
-        return Trained(row.model, scores, method=self.params["method"], steps=steps)
+        return Trained(row.model, scores, method=self.params["method"], steps=steps, final=final)
 
     def _scored(self, outputs: Callable[[Tensor], Tensor]) -> dict[str, float]:
         x, y = self.task.validation
@@ -240,45 +266,84 @@ def _spec(s: _Setting, params: Mapping[str, Any]) -> opt.Spec:
     return opt.Spec(opt.learned(weights), opt.learned(weights), opt.learned(data, range="learned"))
 
 
+def _budgets(s: _Setting) -> list[float]:
+    """What the stages of a falling budget allow: each half of the one before, the last ``luts``; none above the range."""
+    last = s.params["luts"]
+    falling = [last * 2.0**k for k in range(s.params["stages"])]
+    return [b for b in reversed(falling) if b <= max(last, s.methods.luts[1])]
+
+
 def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
-    """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort, or the
-    cheapest of this architecture that is above the budget, or the float network."""
+    """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort for one
+    stage, or the cheapest of this architecture above the first budget that nothing beats, or the float network."""
     module, origin = s.base()
     teacher = module
-    same = s.architecture(s.params)
-    known = [p for p in s.trial.past if p.method == "learned" and s.architecture(p.params) == same
-             and p.values.get("lut", 0) > 1.05 * s.params["luts"]]  # fmt: skip
-    nearest = min(known, key=lambda p: p.values["lut"], default=None) if s.methods.warm else None
-    past = s.trial.earlier or nearest
+    budgets = _budgets(s)
+    past = s.trial.earlier if len(budgets) == 1 else None
+    if past is None and s.methods.warm:
+        past = _parent(s, 1.05 * budgets[0])
     if past is None:
         return opt.quantize(teacher, _spec(s, s.params), s.task.sample), teacher, origin
     quantized = opt.quantize(s.made(past.params), _spec(s, past.params), s.task.sample)
     return loaded(quantized, s.trial.weights(past)), teacher, past
 
 
-def _learned_train(s: _Setting) -> opt.Train:
-    return opt.Train(
-        s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=s.params["luts"], strict=False
-    )
+def _parent(s: _Setting, above: float) -> Past | None:
+    """Of the networks of this architecture that cost more, the cheapest that is better than all that cost less than it."""
+    same = s.architecture(s.params)
+    known = [
+        p for p in s.trial.past if p.method == "learned" and s.architecture(p.params) == same and "lut" in p.values
+    ]
+    frontier: list[Past] = []
+    for p in sorted(known, key=lambda p: (p.values["lut"], -p.values["accuracy"])):
+        if not frontier or p.values["accuracy"] > frontier[-1].values["accuracy"]:
+            frontier.append(p)
+    return next((p for p in frontier if p.values["lut"] > above), None)
+
+
+def _learned_train(s: _Setting, budget: float) -> opt.Train:
+    return opt.Train(s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=budget, strict=False)
 
 
 def _learned(s: _Setting) -> Trained:
+    """Trained widths under a budget that falls stage by stage; the network of each stage is worth keeping."""
     module, teacher, start = _start(s)
-    passes = [opt.Distill(teacher, s.params["distill"]), _learned_train(s)]
-    return s.trained(s.run(module, *(passes if s.params["distill"] else passes[1:])), start, passes)
+    passes: list[Any] = [opt.Distill(teacher, s.params["distill"])] if s.params["distill"] else []
+    work = opt.Work(module, s.task, s.trial.seed)
+    for p in passes:
+        p.apply(work)
+    made: list[Trained] = []
+    for work.index, budget in enumerate(_budgets(s), 1):
+        work.progress = None
+        passes.append(_learned_train(s, budget))
+        passes[-1].apply(work)
+        made.append(s.trained(copy.deepcopy(work.module).eval(), start, passes))
+    return _last_of(made)
+
+
+def _last_of(made: Sequence[Trained]) -> Trained:
+    return Trained(**{**vars(made[-1]), "more": tuple(made[:-1])})
 
 
 def _learned_together(settings: Sequence[_Setting]) -> list[Trained]:
-    """One batched program; each from its own start, without distillation."""
+    """One batched program for each stage; each from its own start, without distillation."""
     starts = [_start(s) for s in settings]
-    trains = [_learned_train(s) for s in settings]
-    outcomes = opt.Ensemble([m for m, _, _ in starts]).train(settings[0].task, trains, settings[0].trial.seed)
-    made: list[Trained] = []
-    for s, outcome, (_, _, start), train in zip(settings, outcomes, starts, trains, strict=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-        made.append(s.trained(outcome.module, start, [train]))
-    return made
+    modules = [m for m, _, _ in starts]
+    passes: list[list[opt.Train]] = [[] for _ in settings]
+    made: list[list[Trained]] = [[] for _ in settings]
+    budgets = [_budgets(s) for s in settings]
+    if len(set(map(len, budgets))) > 1:
+        raise CompileError("trials", "have different numbers of stages", "train them one by one")
+    for stage in zip(*budgets, strict=True):
+        for s, own, budget in zip(settings, passes, stage, strict=True):
+            own.append(_learned_train(s, budget))
+        outcomes = opt.Ensemble(modules).train(settings[0].task, [own[-1] for own in passes], settings[0].trial.seed)
+        for k, outcome in enumerate(outcomes):
+            if isinstance(outcome, Exception):
+                raise outcome
+            modules[k] = outcome.module
+            made[k].append(settings[k].trained(outcome.module, starts[k][2], passes[k]))
+    return [_last_of(own) for own in made]
 
 
 def _uniform_spec(s: _Setting) -> opt.Spec:
@@ -315,14 +380,14 @@ def _post_training(s: _Setting) -> Trained:
             s.params["bits"], s.params["data_bits"], budget=s.params["luts"], strict=False, events=2048, steps=300
         )
     ]
-    return s.trained(s.run(module, *passes), start, passes)
+    return s.trained(s.run(module, *passes), start, passes, final=True)
 
 
 def _trees(s: _Setting) -> Trained:
     p = s.params
     options = opt.Trees(p["depth"], p["rounds"], bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"],
                         target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
-    return s.row(opt.fit_trees(s.task, options, seed=s.trial.seed), [Step("Trees", _options(options))])
+    return s.row(opt.fit_trees(s.task, options, seed=s.trial.seed), [Step("Trees", _options(options))], final=True)
 
 
 def _formulas(s: _Setting) -> Trained:
@@ -342,7 +407,7 @@ def _bits(low: int, high: int) -> Space:
 METHODS: dict[str, Method] = {
     "learned": Method(
         lambda m: {
-            "luts": Real(*m.luts, log=True), "weight_bits": Integer(4, 8), "data_bits": Integer(4, 8),
+            "luts": Real(*m.luts, log=True), "stages": Integer(1, STAGES), "weight_bits": Integer(4, 8), "data_bits": Integer(4, 8),
             "lr": Real(1e-3, 1e-2, log=True), "lr_bits": Real(5e-3, 5e-2, log=True), "distill": Choice(0.0, 0.5),
         },
         _learned,

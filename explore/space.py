@@ -17,7 +17,7 @@ from typing import Any
 
 from ..ir.errors import CompileError
 
-__all__ = ["Branch", "Choice", "Integer", "Real", "Space", "checked", "definition", "draw", "from_table"]
+__all__ = ["Branch", "Choice", "Integer", "Real", "Space", "checked", "definition", "draw", "from_table", "named"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,34 @@ def draw(space: Space, trial: Any, prefix: str = "") -> dict[str, Any]:
             found |= draw(d.options[found[name]], trial, f"{full}.{found[name]}.")
         else:
             found[name] = d
+    return found
+
+
+def named(space: Space, point: Mapping[str, Any], where: str = "first", prefix: str = "") -> dict[str, Any]:
+    """A point as `draw` gives it, or part of one, by the names and values that `draw` asks of Optuna.
+
+    Raises `CompileError` for a parameter that the space does not have there, and for a value outside its range.
+    """
+    found: dict[str, Any] = {}
+    left = dict(point)
+    for name, d in space.items():
+        if name not in left:
+            continue
+        value, full, inside = left.pop(name), prefix + name, f"{where}.{name}"
+        if isinstance(d, Integer | Real):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not d.low <= value <= d.high:
+                raise CompileError(inside, f"must be a number from {d.low} to {d.high}, not {value!r}")
+            found[full] = value
+        elif isinstance(d, Choice | Branch):
+            options = list(d.options)
+            if value not in options:
+                raise CompileError(inside, f"must be one of {', '.join(map(str, options))}, not {value!r}")
+            found[full] = json.dumps(value) if isinstance(d, Choice) else value
+        if isinstance(d, Branch):
+            sub = d.options[str(value)]
+            found |= named(sub, {k: left.pop(k) for k in sub if k in left}, where, f"{full}.{value}.")
+    if left:
+        raise CompileError(where, f"the space has no '{next(iter(left))}' at this point", "leave it out")
     return found
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..lineage import State, Step, Store
 from .frontier import on_frontier
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
-from .space import Space, definition, draw
+from .space import Space, definition, draw, named
 from .trial import Past, Trial
 from .worker import Base, Done, Job, Workers
 
@@ -44,6 +44,7 @@ class Options:
     `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
     `SAMPLERS`. `halving`: each trial begins with 1/halving**(rungs - 1) of a full training and goes on, times `halving`,
     while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
+    `beyond`: so many times the best go on from a full training, to `halving` times as much each time.
     `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
     that one call may take.
     """
@@ -55,6 +56,7 @@ class Options:
     population: int = 24
     halving: int = 1
     rungs: int = 3
+    beyond: int = 0
     batch: int = 1
     trial_s: float = math.inf
     seed: int = 0
@@ -65,6 +67,9 @@ class Options:
         for name in ("population", "halving", "rungs", "batch"):
             if getattr(self, name) < 1:
                 raise CompileError("search", f"{name} must be 1 or more, not {getattr(self, name)}")
+        if self.beyond < 0 or (self.beyond and self.halving == 1):
+            rule = f"beyond must be 0 or more, and 0 without halving, not {self.beyond}"
+            raise CompileError("search", rule, "give halving=3")
         if self.population < 2:
             raise CompileError("search", "population must be 2 or more, not 1")
         if not self.budget_s > 0 or not self.trial_s > 0:
@@ -76,7 +81,9 @@ class Options:
 
     def efforts(self) -> tuple[float, ...]:
         """Shares of a full training, rung by rung."""
-        return (1.0,) if self.halving == 1 else tuple(self.halving ** (k + 1.0 - self.rungs) for k in range(self.rungs))
+        if self.halving == 1:
+            return (1.0,)
+        return tuple(self.halving ** (k + 1.0 - self.rungs) for k in range(self.rungs + self.beyond))
 
 
 @dataclass(eq=False)
@@ -103,6 +110,7 @@ class Study:
     options: Options
     code_version: str = ""
     data_digest: str = ""
+    first: Sequence[Mapping[str, Any]] = ()
     past: list[Past] = field(default_factory=list[Past])
     failed: int = 0
     told: int = 0
@@ -168,6 +176,8 @@ class Study:
         known = found.user_attrs.get("plan")
         if known is None:
             found.set_user_attr("plan", plan)
+            for point in self.first:
+                found.enqueue_trial(named(self.space, point), skip_if_exists=True)
         elif known != json.loads(json.dumps(plan)):
             other = next(k for k in plan if known.get(k) != json.loads(json.dumps(plan[k])))
             raise CompileError(
@@ -211,7 +221,7 @@ class Study:
         self.told = sum(t.state == TrialState.COMPLETE for t in states)
         self.failed = sum(t.state == TrialState.FAIL for t in states)
         waiting = deque(self._left_over(states))
-        asked = len(states)
+        asked = sum(t.state != TrialState.WAITING for t in states)
         workers = Workers(train, self.target, self.clock_ns, self.options.workers or cores(), self.options.trial_s)
         try:
             while True:
@@ -336,7 +346,7 @@ class Study:
     def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
         effort = self.options.efforts()[p.rung]
         spent = {"seconds": round(ended.seconds, 3), "at": round(self.seconds, 2)}
-        return {"params": p.params, "trial": p.trial.number, "effort": effort, **spent}
+        return {"params": p.params, "trial": p.trial.number, "effort": effort, "final": ended.final, **spent}
 
     def _next(self, p: _Pending, state: State) -> bool:
         """Tell the journal how a trial ended, or send it to the next rung (False)."""
@@ -358,7 +368,8 @@ class Study:
             fix = f"the training function must return it as a metric; there are {known}"
             raise CompileError("objectives", f"'{missing}' is not measured", fix)
         p.latest = _past(state)
-        if p.rung + 1 < len(self.options.efforts()) and self._promising(p.rung, state):
+        more = p.rung + 1 < len(self.options.efforts()) and not (state.properties or {}).get("final")
+        if more and self._promising(p.rung, p.trial.number):
             p.rung += 1
             return False
         p.trial.set_user_attr("violations", violations(self.constraints, state.metrics))
@@ -367,26 +378,22 @@ class Study:
         self.told += 1
         return True
 
-    def _promising(self, rung: int, state: State) -> bool:
-        """Among the best 1/halving of the rung so far, by fronts of what none dominates."""
-        peers = [
-            s
-            for s in self._by_key.values()
-            if s.key[1] != "base" and s.key[2] == rung and s.key[3] == 0 and not s.error
-        ]
-        if len(peers) < self.options.halving:
+    def _promising(self, rung: int, trial: int) -> bool:
+        """Among the best 1/halving of the trials that had this rung so far, by fronts of candidates that none dominates."""
+        left = [s for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung and not s.error]
+        many = len({s.key[1] for s in left})
+        if many < self.options.halving:
             return True
-        wanted, left = math.ceil(len(peers) / self.options.halving), list(peers)
-        better = 0
-        while left and better < wanted:
+        better = set[int]()
+        while left and len(better) < math.ceil(many / self.options.halving):
             best = self.on_frontier([_past(s) for s in left])
-            front = [s for s, is_best in zip(left, best, strict=True) if is_best]
+            front = {s.key[1] for s, is_best in zip(left, best, strict=True) if is_best}
             if not front:
                 return False
-            if any(s.id == state.id for s in front):
+            if trial in front:
                 return True
-            better += len(front)
-            left = [s for s, is_best in zip(left, best, strict=True) if not is_best]
+            better |= front
+            left = [s for s in left if s.key[1] not in better]
         return False
 
     def on_frontier(self, past: Sequence[Past]) -> tuple[bool, ...]:

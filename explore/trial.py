@@ -28,7 +28,8 @@ class Past:
 class Trial:
     """A point of the space to be trained.
 
-    `params`: by name, as `space.draw` gives them. `effort`: share of a full training, from above 0 to 1. `earlier`: the same
+    `params`: by name, as `space.draw` gives them. `effort`: share of a full training, above 0, and above 1 where the search goes
+    beyond. `earlier`: the same
     trial at less effort, `spent`, to go on from. `past`: all that was trained before. `store`: where their weights are.
     """
 
@@ -54,8 +55,9 @@ class Trained:
     `model`: what `hc.compile` takes, with `example_inputs` for a torch module. `metrics`: values by name, such as accuracy; costs
     are added by the compiler. `weights`: tensors to keep, by default those of a torch module. `start`: what it was
     trained from: something of the past, or a base that shall be kept under `base_key`. `more`: other networks of the same
-    training, worth keeping. `goal`: of the HLS design (fields of `codegen.choose.Goal`, such as ``{"ii": 8}``); costs are then
-    those of the schedule that meets it, and without one those of the unrolled RTL.
+    training, worth keeping. `final`: more effort would make the same, so that the trial ends here. `goal`: of
+    the HLS design (fields of `codegen.choose.Goal`, such as ``{"ii": 8}``); costs are then those of the schedule that meets it, and
+    without one those of the unrolled RTL.
     """
 
     model: Any
@@ -67,4 +69,5 @@ class Trained:
     start: Past | Trained | None = None
     base_key: Any = None
     more: Sequence[Trained] = ()
+    final: bool = False
     goal: Mapping[str, Any] = field(default_factory=dict)

@@ -36,12 +36,13 @@ class Base:
 
 @dataclass(frozen=True)
 class Done:
-    """How a trial ended: its candidates, the first being its own, or the error."""
+    """How a trial ended: its candidates, the first being its own, or the error; `final`: more effort makes no other."""
 
     candidates: tuple[Measured, ...] = ()
     starts: tuple[Past | Base | None, ...] = ()
     error: str = ""
     seconds: float = 0.0
+    final: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ def _done(made: Any, target: str, clock_ns: float | None, seconds: float) -> Don
             raise CompileError("the training function", rule)
         every = (made, *made.more)
         found = tuple(measured(t, target, clock_ns) for t in every)
-        return Done(found, tuple(_start(t) for t in every), "", seconds + time.monotonic() - started)
+        return Done(found, tuple(_start(t) for t in every), "", seconds + time.monotonic() - started, made.final)
     except CompileError as e:
         error = str(e)
     except BaseException as e:

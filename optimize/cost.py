@@ -7,7 +7,7 @@ are set anew from the solver during training (`refit`), so that the first follow
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +18,24 @@ from torch import Tensor, nn
 from ..codegen.adder_graph import adder_bits
 from ..codegen.solver import solve
 from ..ir.errors import CompileError
+from .functions import QuantizedFunction, functions
 from .layers import Affine, Weighted, layers
 from .quantizers import ActivationQuantizer, WeightQuantizer, bit_length, exp2
 
-__all__ = ["EBOPS", "LUT", "Price", "Prices", "ebops", "matrices", "prices", "refit", "resource", "solved", "widths"]
+__all__ = [
+    "EBOPS",
+    "LUT",
+    "Price",
+    "Prices",
+    "ebops",
+    "matrices",
+    "prices",
+    "refit",
+    "resource",
+    "solved",
+    "total",
+    "widths",
+]
 
 
 @dataclass(frozen=True)
@@ -52,15 +66,19 @@ Only the ratios of its numbers last: `refit` scales it to each layer. A fit to r
 first digit lower.
 """
 
+FUNCTION = Price(first=1.0, bit=1.0, input=1.0)
+"""LUTs of functions of data, by the compiler's own rules: `bit` for products, `first` to add them, `input` for tables."""
+
 Prices = Mapping[str, Price]
 
 
 def prices(module: nn.Module, kind: str = "lut") -> dict[str, Price]:
-    """The same price for every layer: "lut" or "ebops"."""
-    known = {"lut": LUT, "ebops": EBOPS}
+    """The same price for every layer, and one for every function of data: "lut" or "ebops"."""
+    known = {"lut": (LUT, FUNCTION), "ebops": (EBOPS, EBOPS)}
     if kind not in known:
         raise CompileError("cost", f"must be one of {', '.join(known)}, not {kind!r}")
-    return {name: known[kind] for name, _ in layers(module)}
+    layer, function = known[kind]
+    return {**{name: layer for name, _ in layers(module)}, **{name: function for name, _ in functions(module)}}
 
 
 # ---- differentiable ---------------------------------------------------------------------------------------------------
@@ -123,13 +141,18 @@ def present(b: Tensor) -> Tensor:
 
 def resource(module: nn.Module, by: Prices) -> Tensor:
     """The price of the whole module."""
-    return torch.stack([layer_cost(layer, by[name]) for name, layer in layers(module)]).sum()
+    of_layers = [layer_cost(layer, by[name]) for name, layer in layers(module)]
+    return torch.stack([*of_layers, *(_function(f, by[name]) for name, f in functions(module))]).sum()
+
+
+def _function(f: QuantizedFunction, price: Price) -> Tensor:
+    return f.cost(price.bit, price.first, price.input)
 
 
 def ebops(module: nn.Module) -> float:
-    """Effective bit operations: the sum over products of weight bits times input bits."""
+    """Effective bit operations: the sum over products of weight bits times input bits, and of data with data."""
     with torch.no_grad():
-        return float(sum(float(layer_cost(layer, EBOPS)) for _, layer in layers(module)))
+        return float(resource(module, prices(module, "ebops")))
 
 
 # ---- by the solver ----------------------------------------------------------------------------------------------------
@@ -208,9 +231,16 @@ def solved(layer: Weighted) -> float:
     return total * layer.calls
 
 
+def total(module: nn.Module, layer_luts: Callable[[str, Weighted], float] = lambda _, layer: solved(layer)) -> float:
+    """LUTs of a quantized module: its layers by the solver, or by `layer_luts(name, layer)`, and functions of data."""
+    with torch.no_grad():
+        of_functions = sum(float(_function(f, FUNCTION)) for _, f in functions(module))
+    return of_functions + sum(layer_luts(name, layer) for name, layer in layers(module))
+
+
 def refit(module: nn.Module, by: Prices) -> dict[str, Price]:
     """Prices at which each layer costs what the solver says of its weights now."""
-    found: dict[str, Price] = {}
+    found = dict(by)
     for name, layer in layers(module):
         products = replace(by[name], input=0.0)
         with torch.no_grad():

@@ -22,8 +22,8 @@ from torch import nn
 from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
 from .composites import in_parts
-from .cost import ebops, solved
-from .layers import is_quantized, layers
+from .cost import ebops, total
+from .layers import is_quantized
 from .task import Task
 
 __all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
@@ -116,7 +116,7 @@ def measures(module: nn.Module, task: Task) -> dict[str, float]:
     found["weights"] = float(sum(int((_used(m) != 0).sum()) for _, m in _weighted(module)))
     if is_quantized(module):
         found["ebops"] = ebops(module)
-        found["lut"] = float(sum(solved(m) for _, m in layers(module)))
+        found["lut"] = total(module)
     return found
 
 

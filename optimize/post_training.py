@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ir.errors import CompileError
-from .cost import LUT, Price, layer_cost, solved
+from .cost import LUT, Price, layer_cost, solved, total
 from .formats import Spec, fixed, learned
 from .layers import Weighted, activation_axis, hooked, layers, quantizers
 from .pipeline import Work
@@ -267,12 +267,14 @@ class _Widths:
         return found
 
     def cost(self, changed: str = "") -> float:
-        """LUTs of all layers by the solver; `changed`: a layer that has other weights now."""
+        """LUTs of the network by the solver; `changed`: a layer that has other weights now."""
         self._costs.pop(changed, None)
-        for name, layer in layers(self.module):
-            if name not in self._costs:
-                self._costs[name] = solved(layer)
-        return sum(self._costs.values())
+        return total(self.module, self._solved)
+
+    def _solved(self, name: str, layer: Weighted) -> float:
+        if name not in self._costs:
+            self._costs[name] = solved(layer)
+        return self._costs[name]
 
     def prices(self) -> dict[str, Price]:
         """What a bit costs in each layer, so that the layer costs what the solver says."""

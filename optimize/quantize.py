@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..ir.errors import CompileError
 from .composites import InverseRoot, Kept, Product, in_parts
 from .formats import Format, Spec, fixed
-from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers, sums_in_double
+from .functions import QuantizedFunction, SoftmaxTables
+from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers
 from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
-__all__ = ["QuantizedFunction", "as_inputs", "calibrate", "quantize"]
+__all__ = ["as_inputs", "calibrate", "quantize"]
 
 EXACT = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
@@ -29,34 +30,6 @@ EXACT = (
 
 PLACED = (*FUNCTIONS, Product, Kept)
 """What is replaced by quantizers and itself between them."""
-
-
-class QuantizedFunction(nn.Module):
-    """A function that becomes a table, or a product of data: its inputs and its output are quantized."""
-
-    def __init__(self, function: nn.Module, inputs: list[ActivationQuantizer], output: ActivationQuantizer) -> None:
-        super().__init__()
-        self.inputs, self.function, self.output_quantizer = nn.ModuleList(inputs), function, output
-
-    def forward(self, *data: Tensor) -> Tensor:
-        given = [q(x) for q, x in zip(self.inputs, data, strict=True)]
-        if sums_in_double(self):
-            given = [x.double() for x in given]
-        return self.output_quantizer(self.function(*given))
-
-
-class SoftmaxTables(nn.Module):
-    """Softmax as hardware computes it: a table of exponentials below the largest, and one of the reciprocal of their sum."""
-
-    def __init__(self, axis: int, bits: int) -> None:
-        super().__init__()
-        self.axis = axis
-        self.exponential, self.reciprocal = (ActivationQuantizer(fixed(min(bits + 2, 12))) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        below = (x - x.amax(self.axis, keepdim=True)).clamp(max=0)  # it never is above, which intervals do not show
-        e = self.exponential(torch.exp(below))  # the largest gives 1, or the step below
-        return e * self.reciprocal(torch.reciprocal(e.sum(self.axis, keepdim=True).clamp(min=0.5)))
 
 
 class _Output(nn.Module):
@@ -101,7 +74,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
         layer.input_quantizer = ActivationQuantizer(formats.activations, shape, activation_axis(layer))
     for m in [m for m in changed.modules() if isinstance(m, PLACED)]:
         if m in shapes:
-            _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m][:2]))
+            _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m]))
     if spec.output is not None:
         changed = _Output(changed, ActivationQuantizer(spec.output, shapes[changed][1]))
     calibrate(changed, inputs, widths=True)
@@ -122,7 +95,9 @@ def _own_functions(module: nn.Module) -> nn.Module:
     return module
 
 
-def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...]) -> nn.Module:
+def _surrounded(
+    m: nn.Module, given: Format, shapes: list[tuple[int, ...]], output: tuple[int, ...], calls: int
+) -> nn.Module:
     """The function between quantizers; a table saturates for nothing, and softmax takes one scale for all."""
     if isinstance(m, Kept):
         return ActivationQuantizer(given, output)
@@ -133,7 +108,7 @@ def _surrounded(m: nn.Module, given: Format, shapes: list[tuple[int, ...]], outp
         m = SoftmaxTables(-1 if m.dim is None else m.dim, given.bits)
     saturating = replace(given, range="calibrated", overflow="SAT") if given.range == "tracked" else given
     inputs = [ActivationQuantizer(given, shape) for shape in shapes]
-    return QuantizedFunction(m, inputs, ActivationQuantizer(saturating, output))
+    return QuantizedFunction(m, inputs, ActivationQuantizer(saturating, output), shapes, calls)
 
 
 def _replace(module: nn.Module, name: str, by: nn.Module) -> None:

@@ -22,11 +22,11 @@ from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
 from .composites import Attention, Product
+from .functions import QuantizedFunction, SoftmaxTables
 from .layers import Affine, Weighted, prepare
 from .modules import FUNCTIONS, traced
 from .pipeline import Work
 from .pruning import SCORES, kept_of, scores
-from .quantize import QuantizedFunction, SoftmaxTables
 from .quantizers import ActivationQuantizer, Quantizer
 
 __all__ = ["Shrink"]
@@ -484,10 +484,11 @@ def _cut_all(labels: _Labels, gone: Tensor) -> None:
             _cut_norm(cut, gone)
         elif isinstance(cut.module, Weighted):
             _cut_layer(cut, gone)
-        for q, each in cut.shapes:
-            left = _cut_data(q, each, gone)
-            if isinstance(cut.module, Weighted):
-                cut.module.input_shape = left
+        left = [_cut_data(q, each, gone) for q, each in cut.shapes]
+        if isinstance(cut.module, Weighted) and left:
+            cut.module.input_shape = left[-1]
+        if isinstance(cut.module, QuantizedFunction):
+            cut.module.shapes = left[: len(cut.module.inputs)]
 
 
 def _check_runs(module: nn.Module, x: Tensor, before: torch.Size) -> None:

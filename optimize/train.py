@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..ir.errors import CompileError
-from .cost import Price, ebops, prices, refit, resource, solved, widths
+from .cost import Price, ebops, prices, refit, resource, total, widths
 from .engines import TorchEngine
 from .layers import is_quantized, layers, prepare, quantizers
 from .native_engine import NativeEngine
@@ -243,7 +243,7 @@ def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
 
 def check_budget(budget: float, work: Work, cost: str) -> None:
     """Refuse a network above its budget, in LUTs by the solver or in EBOPs."""
-    found = ebops(work.module) if cost == "ebops" else sum(solved(layer) for _, layer in layers(work.module))
+    found = ebops(work.module) if cost == "ebops" else total(work.module)
     if found > budget * 1.05:
         rule = f"the budget of {budget:g} {cost.upper()} was not reached: {found:.0f} is the smallest that was"
         raise CompileError("Train", rule, "train longer, raise lr_bits, or raise the budget")

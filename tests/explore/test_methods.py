@@ -47,9 +47,11 @@ def test_a_trial_is_exact_and_deterministic(name):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    methods = Methods(TASK, epochs=3, batch=256, methods=("learned", "trees"), luts=(300, 3000))
+    methods = Methods(
+        TASK, dense(4, 3), {"hidden": [16]}, epochs=20, batch=128, methods=("learned", "trees"), luts=(100, 3000)
+    )
     return hc.search(
-        methods.space, methods, ["accuracy", "lut"], trials=10, workers=2, quiet=True, seed=2, population=4,
+        methods.space, methods, ["accuracy", "lut"], trials=10, workers=2, quiet=True, seed=4, population=4,
         folder=tmp_path_factory.mktemp("methods") / "runs",
     )  # fmt: skip
 
@@ -64,6 +66,14 @@ def test_networks_go_on_from_what_there_is(found):
             text = store.graph(s)
             assert "hwc" in (text if isinstance(text, str) else text.decode())[:20]
             assert store.weights(s)
+
+
+def test_it_begins_with_a_falling_budget_whose_stages_are_all_kept(found):
+    first = [f for f in found.candidates if f.trial == 0]
+    luts = [f.values["lut"] for f in first]
+    assert {f.method for f in first} == {"learned"}
+    assert len(luts) == 5 and max(luts) > 2 * min(luts)  # 1,600, 800, 400, 200, 100
+    assert next(f.method for f in found.candidates if f.trial == 1) == "trees"
 
 
 def test_reuse_is_searched_beside_the_rest(tmp_path):
@@ -117,6 +127,7 @@ def test_learned_widths_of_one_architecture_train_as_one_program():
         "lr": 0.003,
         "lr_bits": 0.02,
         "distill": 0.0,
+        "stages": 2,
     }
     trials = [Trial(k, {**same, "luts": luts}, seed=k) for k, luts in enumerate((200.0, 450.0))]
     together = methods.many(trials)

@@ -8,7 +8,7 @@ import pytest
 import hwcompile as hc
 from hwcompile.explore import Branch, Choice, Integer, Real, from_table, seconds_of
 from hwcompile.explore.objectives import constraints_of, objectives_of, violations
-from hwcompile.explore.space import checked, definition, draw
+from hwcompile.explore.space import checked, definition, draw, named
 
 SPACE = {
     "width": Integer(4, 16, 4),
@@ -94,6 +94,24 @@ def test_objectives_and_constraints():
 def test_wishes_without_a_meaning_are_refused(function, texts, says):
     with pytest.raises(hc.CompileError, match=says):
         function(texts)
+
+
+def test_points_by_the_names_of_the_sampler():
+    """What is drawn comes back as what was suggested, branches included."""
+    space = {"n": Integer(1, 8), "kind": Branch(plain={}, deep={"shape": Choice([4], [8, 4]), "lr": Real(0.1, 1.0)})}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(10):
+        trial = study.ask()
+        assert named(space, draw(space, trial)) == trial.params
+    assert named(space, {"kind": "deep", "shape": [8, 4]}) == {"kind": "deep", "kind.deep.shape": "[8, 4]"}
+    for point, says in (
+        ({"kind": "plain", "lr": 0.5}, "the space has no 'lr' at this point"),
+        ({"kind": "wide"}, "first.kind: must be one of plain, deep, not 'wide'"),
+        ({"kind": "deep", "shape": [16]}, r"first.shape: must be one of \[4\], \[8, 4\], not \[16\]"),
+        ({"n": "2"}, "first.n: must be a number from 1 to 8, not '2'"),
+    ):
+        with pytest.raises(hc.CompileError, match=says):
+            named(space, point)
 
 
 def test_times():

@@ -156,6 +156,46 @@ def test_halving_trains_the_best_in_full(tmp_path):
     assert 0 < sum(len(e) == 1 for e in efforts.values()) < 12
 
 
+def test_the_best_go_on_beyond_a_full_training(tmp_path):
+    found = searched(tmp_path / "runs", trials=12, halving=2, rungs=2, beyond=2, workers=1, sampler="random")
+    with Store(found.folder, read_only=True) as store:
+        efforts = [store.get(f.state).properties["effort"] for f in found.candidates]
+    counts = [efforts.count(e) for e in (0.5, 1.0, 2.0, 4.0)]
+    assert sum(counts) == len(efforts)
+    assert 12 == counts[0] > counts[1] > counts[3] > 0
+    with pytest.raises(hc.CompileError, match="beyond must be 0 or more, and 0 without halving, not 2"):
+        searched(tmp_path / "other", trials=1, beyond=2)
+
+
+def final(trial):
+    return Trained(**{**vars(train(trial)), "final": trial.params["bits"] > 5})
+
+
+def test_what_more_effort_does_not_change_is_trained_once(tmp_path):
+    """Also where the search was stopped between the store and the journal."""
+    options = {"train": final, "halving": 2, "rungs": 2, "workers": 1, "sampler": "random"}
+    searched(tmp_path / "runs", trials=8, **options)
+    found = searched(tmp_path / "runs", trials=16, **options)
+    rungs = {}
+    for f in found.candidates:
+        rungs.setdefault((f.trial, f.params["bits"] > 5), []).append(f)
+    assert all(len(own) == 1 for (_, ends), own in rungs.items() if ends)
+    assert any(len(own) == 2 for (_, ends), own in rungs.items() if not ends)
+
+
+def test_a_search_begins_with_the_points_it_is_given(tmp_path):
+    first = [{"bits": 3, "terms": 2}, {"bits": 9}]
+    for trials in (1, 4):  # stopped after the first, it goes on with the second
+        found = searched(tmp_path / "runs", first=first, trials=trials, workers=1)
+    by_trial = {f.trial: f.params for f in found.candidates}
+    assert len(by_trial) == 4
+    assert by_trial[0] == {"bits": 3, "terms": 2}
+    assert by_trial[1]["bits"] == 9
+    with pytest.raises(hc.CompileError, match=r"first.bits: must be a number from 2 to 9, not 12"):
+        searched(tmp_path / "other", first=[{"bits": 12}], trials=1)
+    assert not (tmp_path / "other").exists()
+
+
 class Together:
     """Trials of the same number of terms are trained by one call."""
 

@@ -9,6 +9,9 @@ from torch import nn
 import hwcompile as hc
 from hwcompile import optimize as opt
 from hwcompile.optimize import cost
+from hwcompile.optimize.composites import Product
+from hwcompile.optimize.functions import QuantizedFunction
+from hwcompile.optimize.quantizers import ActivationQuantizer
 
 
 def quantized(name="dense", seed=0, bits=5):
@@ -80,6 +83,38 @@ def test_prices_follow_the_solver():
         for name, layer in opt.layers(q):
             priced = cost.layer_cost(layer, by[name]) - by[name].input * layer.input_quantizer.widths().sum()
             assert priced.item() == pytest.approx(cost.solved(layer), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["attention", "transformer", "tables"])
+@pytest.mark.parametrize("bits", [4, 6])
+def test_functions_of_data_are_counted_as_the_design_counts_them(name, bits):
+    """Products of data and tables are most of these networks; rounding and activations come on top in the design."""
+    if name == "tables":
+        module, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.Softmax(-1)), network("attention", 0)[1]
+    else:
+        module, x = network(name, 0)
+    q = opt.quantize(module, opt.Spec.uniform(bits), x)
+    design = hc.compile(q, example_inputs=x, backends=("rtl",))
+    estimate = sum(layer.estimate.lut for layer in design.report.layers)
+    of_layers = sum(cost.solved(layer) for _, layer in opt.layers(q))
+    assert of_layers < 0.7 * cost.total(q)
+    assert 0.6 * estimate < cost.total(q) < 1.2 * estimate
+    assert opt.measures(q, opt.Task(x, module(x).detach(), loss="mse"))["lut"] == cost.total(q)
+
+
+def test_a_product_of_data_by_hand_and_its_gradient():
+    """Widths multiplied; the gradient by one is the sum of the others'."""
+    product = QuantizedFunction(Product(), [ActivationQuantizer(opt.learned(4), s) for s in ((2, 3), (3, 1))],
+                                ActivationQuantizer(opt.fixed(8)), [(2, 3), (3, 1)])  # fmt: skip
+    for q, bits in zip(product.inputs, ([[4, 5, 3], [1, 2, 7]], [[2], [3], [4]]), strict=True):
+        q.calibrate(torch.ones(1, *q.fraction.shape))  # 1 needs one bit left of the point
+        with torch.no_grad():
+            q.fraction.copy_(torch.tensor(bits) - 1)
+    assert product.cost(sums=0).item() == (4 * 2 + 5 * 3 + 3 * 4) + (1 * 2 + 2 * 3 + 7 * 4)
+    assert product.cost(product=0).item() == 2 * (2 + 3 + 4) + (4 + 5 + 3) + (1 + 2 + 7)
+    product.cost(sums=0).backward()
+    assert product.inputs[0].fraction.grad.tolist() == [[2, 3, 4]] * 2
+    assert product.inputs[1].fraction.grad.tolist() == [[5], [7], [10]]
 
 
 def test_unknown_costs_and_float_layers_are_refused():
