@@ -118,17 +118,27 @@ def uniform(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> list[dict[s
     return rows
 
 
-def peer(script: str, path: str, seed: int, cpu_s: float, data: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def peer(
+    script: str, path: str, seed: int, cpu_s: float, data: dict[str, np.ndarray], *options: str
+) -> list[dict[str, Any]]:
     """A peer's networks, read back and compiled here; the time is the peer's training alone."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(HERE.parent / ".venv-peers/bin/python"), str(HERE / script), path, str(seed), str(cpu_s), folder]
+        command = [
+            str(HERE.parent / ".venv-peers/bin/python"),
+            str(HERE / script),
+            path,
+            str(seed),
+            str(cpu_s),
+            folder,
+            *options,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ONE_THREAD}, check=False)
         if done.returncode:
             sys.exit(f"{script}: {done.stderr[-2000:]}")
         rows = []
         for told in json.loads(done.stdout.strip().splitlines()[-1]):
             row = measured(told["file"], data, told["method"], seed, told["cpu_s"])
-            rows.append({**row, **{k: told[k] for k in ("alkaid", "ebops") if k in told}})
+            rows.append({**row, **{k: told[k] for k in ("alkaid", "ebops", "at_s") if k in told}})
         return rows
 
 

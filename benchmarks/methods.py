@@ -167,7 +167,9 @@ def main() -> None:
                 continue
             known = next((r["length"] for r in rows if r["method"] == method), 20)
             models, spent, length = timed(make, Setting(kind, seed, task, known), cpu_s)
-            found = [{**measured(m, data, method, seed, spent), "label": label, "length": length} for label, m in models]
+            found = [
+                {**measured(m, data, method, seed, spent), "label": label, "length": length} for label, m in models
+            ]
             rows += found
             out.write_text(json.dumps(rows, indent=1))
             for row in found:

@@ -1,7 +1,8 @@
-"""Trains the jet network with HGQ2 and costs it with alkaid: peers_hgq.py DATA.npz SEED CPU_SECONDS FOLDER; needs .venv-peers.
+"""Trains the jet network with HGQ2 and costs it with alkaid: peers_hgq.py DATA.npz SEED CPU_SECONDS FOLDER [NETWORKS];
+needs .venv-peers.
 
-One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, at most seven
-are costed. Prints a JSON list of {cpu_s, validation, test, ebops, alkaid, file}.
+One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, some (7) are costed.
+Prints a JSON list of {cpu_s, at_s, validation, test, ebops, alkaid, file}; `at_s`: when the network was there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from jets import BATCH, LAYERS, jets
 
 BETA = (3e-7, 1e-4)
-KEPT = 7
+
+Kept = tuple[float, float, list[np.ndarray], float]
+"""(validation accuracy, EBOPs, weights, CPU seconds)"""
 
 
 def model() -> Any:
@@ -39,10 +42,8 @@ def model() -> Any:
         return keras.Sequential([keras.Input((LAYERS[0],)), *hidden, QDense(LAYERS[-1])])
 
 
-def train(
-    data: dict[str, np.ndarray], seed: int, cpu_s: float
-) -> tuple[Any, list[tuple[float, float, list[np.ndarray]]]]:
-    """(model, [(validation accuracy, EBOPs, weights)] of the frontier), in that much CPU time."""
+def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, list[Kept]]:
+    """(model, the frontier), in that much CPU time."""
     import keras
     from hgq.utils.sugar import FreeEBOPs
 
@@ -52,7 +53,7 @@ def train(
     net.compile(
         keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=49
     )  # fmt: skip
-    kept: list[tuple[float, float, list[np.ndarray]]] = []
+    kept: list[Kept] = []
     betas = [layer._beta for layer in net.layers if getattr(layer, "_beta", None) is not None]
     total = 1000
 
@@ -67,9 +68,9 @@ def train(
             (net.predict(data["x_validation"], batch_size=15000, verbose=0).argmax(1) == data["y_validation"]).mean()
         )
         ebops = float(logs["ebops"])
-        if not any(a >= score and e <= ebops for a, e, _ in kept):
+        if not any(a >= score and e <= ebops for a, e, *_ in kept):
             kept[:] = [k for k in kept if not (k[0] <= score and k[1] >= ebops)]
-            kept.append((score, ebops, net.get_weights()))
+            kept.append((score, ebops, net.get_weights(), time.process_time() - started))
 
     def fit(first: int, last: int) -> None:
         each = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
@@ -108,18 +109,20 @@ def costed(net: Any, data: dict[str, np.ndarray], file: Path) -> dict[str, Any]:
     }
 
 
-def main(path: str, seed: int, cpu_s: float, folder: str) -> None:
+def main(path: str, seed: int, cpu_s: float, folder: str, networks: int) -> None:
     data = jets(path)
     started = time.process_time()
     net, kept = train(data, seed, cpu_s)
     spent = time.process_time() - started
     print(len(kept), "networks kept in", round(spent), "s", file=sys.stderr)
     found = []
-    for k in np.unique(np.linspace(0, len(kept) - 1, KEPT).astype(int)):
+    for k in np.unique(np.linspace(0, len(kept) - 1, networks).astype(int)):
         net.set_weights(kept[k][2])
-        found.append({"cpu_s": spent, **costed(net, data, Path(folder) / f"hgq2_{seed}_{cpu_s:g}_{k}.keras")})
+        found.append(
+            {"cpu_s": spent, "at_s": kept[k][3], **costed(net, data, Path(folder) / f"hgq2_{seed}_{cpu_s:g}_{k}.keras")}
+        )
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], int(sys.argv[5]) if len(sys.argv) > 5 else 7)

@@ -43,7 +43,9 @@ def searched(
     """(seconds, accuracy, test accuracy, LUTs, method) of every network."""
     task = opt.Task(data["x"], data["y"], (data["x_validation"], data["y_validation"]))
     methods = Methods(task, epochs=60, test=(data["x_test"], data["y_test"]), warm=options.pop("warm"))
-    found = hc.search(methods.space, methods, name=name, folder=folder, budget=seconds, workers=1, seed=seed, **options)
+    found = hc.search(
+        methods.space, methods, name=name, folder=folder, budget=seconds, workers=1, seed=seed, quiet=True, **options
+    )
     every, rows, before = [c for c in found.candidates if not c.error], list[Any](), 0
     for time_s, count in found.history:
         for c in every[before:count]:
@@ -63,13 +65,15 @@ def main() -> None:
     rows, minutes = kept["rows"], kept["minutes"]
     for seed in seeds:
         for name, run in {
-            "search": lambda s=seed: searched(data, folder / "runs", f"nsga2-{s}", seconds, s, warm=True, halving=3),
+            "search": lambda s=seed: searched(
+                data, folder / "runs", f"nsga2-{s}", seconds, s, warm=True, halving=3, beyond=2
+            ),
             "random": lambda s=seed: searched(
-                data, folder / "runs", f"random-{s}", seconds, s, warm=False, sampler="random"
+                data, folder / "runs", f"random-{s}", seconds, s, warm=False, sampler="random", first=()
             ),
             "HGQ2": lambda s=seed: [
-                [r["cpu_s"], r["validation"], r["test"], r["estimate"], "HGQ2"]
-                for r in peer("peers_hgq.py", path, s, seconds, data)
+                [r["at_s"], r["validation"], r["test"], r["estimate"], "HGQ2"]
+                for r in peer("peers_hgq.py", path, s, seconds, data, "20")
             ],
         }.items():
             key = f"{name} {seed}"
