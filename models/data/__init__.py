@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .images import digits
     from .level1 import TriggerObjects, trigger_objects
     from .pixel_clusters import SmartPixels, charge_levels, smart_pixels
+    from .pixel_files import smart_pixel_files
     from .samples import SAMPLES, sample
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "public",
     "read",
     "sample",
+    "smart_pixel_files",
     "smart_pixels",
     "trigger_objects",
     "windows",
@@ -47,6 +49,7 @@ _HOMES = {
     "images": ("digits",),
     "level1": ("TriggerObjects", "trigger_objects"),
     "pixel_clusters": ("SmartPixels", "charge_levels", "smart_pixels"),
+    "pixel_files": ("smart_pixel_files",),
     "samples": ("SAMPLES", "sample"),
 }
 

@@ -94,10 +94,12 @@ def smart_pixels(
         done += int(seen.sum())
         if progress:
             progress(min(done, n), n)
-    return _described({k: np.concatenate([c[k] for c in chunks])[:n] for k in chunks[0]}, seed, options)
+    made_with = {"seed": seed, **dataclasses.asdict(options)}
+    return described({k: np.concatenate([c[k] for c in chunks])[:n] for k in chunks[0]}, options, made_with)
 
 
-def _described(arrays: dict[str, NDArray[Any]], seed: int, options: SmartPixels) -> DataSet:
+def described(arrays: dict[str, NDArray[Any]], options: SmartPixels, made_with: dict[str, Any]) -> DataSet:
+    """Clusters ``charge`` with their truth and ``y0_mm`` as a data set, with the inputs and labels of the filter networks."""
     charge, y0 = arrays["charge"], arrays.pop("y0_mm")
     low = np.abs(arrays["pt_gev"]) < options.low_pt_gev
     profile = charge[:, 1].sum(axis=2)
@@ -120,7 +122,7 @@ def _described(arrays: dict[str, NDArray[Any]], seed: int, options: SmartPixels)
             "physical": "1: from the soft spectrum, 0: flat in pT",
             "label": f"|pT| from {options.low_pt_gev:g} GeV on, and below it by charge",
         },
-        made_with={"seed": seed, **dataclasses.asdict(options)},
+        made_with=made_with,
     )
 
 
