@@ -122,6 +122,7 @@ class Methods:
     def first(self) -> list[dict[str, Any]]:
         """A trial of each method that goes through all of the range of LUTs, to begin with."""
         every = {
+            "trees": {"depth": 3, "rounds": 15, "rate": 0.5, "bits": 6, "leaf_bits": 6},
             "learned": {
                 "luts": self.luts[0],
                 "stages": STAGES,
@@ -130,7 +131,6 @@ class Methods:
                 "lr_bits": 0.02,
                 "distill": 0.5,
             },
-            "trees": {"depth": 3, "rounds": 5},
         }
         shape = {k: d.options[0] for k, d in self.architecture.items() if isinstance(d, Choice)}
         return [
@@ -384,10 +384,17 @@ def _post_training(s: _Setting) -> Trained:
 
 
 def _trees(s: _Setting) -> Trained:
-    p = s.params
-    options = opt.Trees(p["depth"], p["rounds"], bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"],
-                        target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
-    return s.row(opt.fit_trees(s.task, options, seed=s.trial.seed), [Step("Trees", _options(options))], final=True)
+    """Forests of all the rounds, of half of them, and so on: what a smaller one loses is seen at once."""
+    p, made = s.params, list[Trained]()
+    rounds = [p["rounds"]]
+    while rounds[-1] > 1:
+        rounds.append(rounds[-1] // 2)
+    for count in reversed(rounds):
+        options = opt.Trees(p["depth"], count, bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"],
+                            target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
+        row = opt.fit_trees(s.task, options, seed=s.trial.seed)
+        made.append(s.row(row, [Step("Trees", _options(options))], final=True))
+    return _last_of(made)
 
 
 def _formulas(s: _Setting) -> Trained:

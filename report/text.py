@@ -44,23 +44,33 @@ def _layers(report: Report) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    synthesised = _synthesised(report)
+    synthesised, written = _synthesised(report), _written(report)
     table = Table(header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold", min_width=12)
     table.add_column("shape", overflow="fold")
-    for title in ("weights", "bits\nw/acc/out", "ops", "LUT\nest."):
-        table.add_column(title, justify="right", no_wrap=True)
     kind = "syn." if synthesised else "est."
-    for title in ("LUT\nsyn.", "LUT\nratio") if synthesised else ():
+    costs = [
+        "ops",
+        "LUT\nest.",
+        *(["LUT\nsyn.", "LUT\nratio"] * synthesised),
+        *(f"{k}\n{kind}" for k in ("FF", "DSP", "BRAM")),
+    ]
+    titles = ["weights", "bits\nw/acc/out", *(costs if written else ())]
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("FF", "DSP", "BRAM"):
-        table.add_column(f"{title}\n{kind}", justify="right", no_wrap=True)
+    columns = 2 + len(titles)
     for layer in report.layers:
-        table.add_row(*_row(layer, synthesised))
+        table.add_row(*_row(layer, synthesised)[:columns])
     table.add_section()
-    table.add_row(*_total(report, synthesised))
-    table.add_row(*_share(report, synthesised))
+    table.add_row(*_total(report, synthesised)[:columns])
+    if written:
+        table.add_row(*_share(report, synthesised))
     return table
+
+
+def _written(report: Report) -> bool:
+    """There is Verilog, whose costs the table has; those of an HLS design are in a table of their own."""
+    return report.estimate is not None or _synthesised(report) or any(x.estimate or x.note for x in report.layers)
 
 
 def _synthesised(report: Report) -> bool:
