@@ -275,7 +275,7 @@ def _budgets(s: _Setting) -> list[float]:
 
 def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
     """(network with trained widths to go on from, its teacher, where it is from): the trial's own of less effort for one
-    stage, or the cheapest of this architecture above the first budget that nothing beats, or the float network."""
+    stage, or one of this architecture above the first budget, or the float network."""
     module, origin = s.base()
     teacher = module
     budgets = _budgets(s)
@@ -289,16 +289,14 @@ def _start(s: _Setting) -> tuple[nn.Module, nn.Module, Past | Trained]:
 
 
 def _parent(s: _Setting, above: float) -> Past | None:
-    """Of the networks of this architecture that cost more, the cheapest that is better than all that cost less than it."""
+    """Of the networks of this architecture that cost more, the best that costs at most four times as much, else the cheapest."""
     same = s.architecture(s.params)
-    known = [
-        p for p in s.trial.past if p.method == "learned" and s.architecture(p.params) == same and "lut" in p.values
-    ]
-    frontier: list[Past] = []
-    for p in sorted(known, key=lambda p: (p.values["lut"], -p.values["accuracy"])):
-        if not frontier or p.values["accuracy"] > frontier[-1].values["accuracy"]:
-            frontier.append(p)
-    return next((p for p in frontier if p.values["lut"] > above), None)
+    known = [p for p in s.trial.past if p.method == "learned" and s.architecture(p.params) == same
+             and p.values.get("lut", 0) > above]  # fmt: skip
+    near = [p for p in known if p.values["lut"] <= 4 * above]
+    if near:
+        return max(near, key=lambda p: p.values["accuracy"])
+    return min(known, key=lambda p: p.values["lut"], default=None)
 
 
 def _learned_train(s: _Setting, budget: float) -> opt.Train:
