@@ -37,7 +37,8 @@ def build_report(
     """
     synthesis = found.get("synthesis", {})
     estimates = {e.name: e for e in costs.layers} if costs else {}
-    rows = tuple(_layer(graph, x, estimates.get(x.name), synthesis.get(x.name)) for x in layers)
+    wires = Resources(0, 0, 0, 0) if costs else None  # a layer that is written and has no estimate is nothing else
+    rows = tuple(_layer(graph, x, estimates.get(x.name), synthesis.get(x.name), wires) for x in layers)
     whole, failure = _whole(synthesis, costs)
     have = device.resources
     return Report(
@@ -174,7 +175,7 @@ def _shape(graph: Graph, nodes: Sequence[int]) -> str:
     return " + ".join("x".join(map(str, graph.nodes[i].type.shape)) or "1" for i in nodes)
 
 
-def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerReport:
+def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any, wires: Resources | None) -> LayerReport:
     own = [graph.nodes[i] for i in layer.nodes if not isinstance(graph.nodes[i].op, Constant)]
     linear = [n for n in own if isinstance(n.op, Linear)]
     weights = [n.op.weights for n in linear if isinstance(n.op, Linear)]
@@ -192,7 +193,7 @@ def _layer(graph: Graph, layer: Any, estimate: Any, synthesis: Any) -> LayerRepo
         max((_widest(t) for t in outputs), default=0),
         {str(int(b)): int(c) for b, c in zip(bits, counts)},
         int(estimate.operations) if estimate else 0,
-        _resources(estimate) if estimate else None,
+        _resources(estimate) if estimate else wires,
         _synthesised(synthesis),
         getattr(synthesis, "sentence", "") if synthesis is not None and not hasattr(synthesis, "lut") else "",
     )

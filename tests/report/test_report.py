@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 import hwcompile as hc
+from hwcompile.frontends.expressions import expression
 from hwcompile.report import LayerReport, NodeReport, Report, Resources, Timing, from_json
 from hwcompile.report.drawing import MOST_BOXES, draw, drawn_boxes
 from hwcompile.report.html import as_html
@@ -404,3 +405,22 @@ def test_report_of_a_compiled_graph(tmp_path):
     assert (y.op, y.operands, y.layer) == ("linear", ("x",), "y")
     assert "ap_fixed&lt;4,2&gt;" in as_html(report)
     assert "y" in shown(report)
+
+
+def test_layers_that_are_wires_cost_nothing():
+    """A layer that only chooses inputs has an estimate all the same, so that sums over layers are possible."""
+    formula = expression("x1 * x3 + max(x1, x2)", inputs="ap_fixed<8,3>")
+    report = hc.compile(formula, backends=("rtl",)).report
+    assert [layer.name for layer in report.layers if layer.operations == 0]
+    assert 0 < sum(layer.estimate.lut for layer in report.layers) <= report.estimate.lut
+
+
+def test_without_verilog_no_columns_wait_for_its_costs():
+    design = hc.compile(expression("x0 * x1", inputs="ap_fixed<8,3>"), backends=("hls", "cpu"))
+    console = Console(file=io.StringIO(), width=120)
+    print_report(design.report, console)
+    text = console.file.getvalue()
+    assert "weights" in text
+    assert "ops" not in text
+    assert "of vu9p" not in text
+    assert "HLS, parallel (estimates)" in text
