@@ -44,7 +44,7 @@ class Options:
     `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
     `SAMPLERS`. `halving`: each trial begins with 1/halving**(rungs - 1) of a full training and goes on, times `halving`,
     while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
-    `beyond`: so many times the best go on from a full training, to `halving` times as much each time.
+    `beyond`: so many times the best go on from a full training, to `halving` times as much, one of `halving` that came as far.
     `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
     that one call may take.
     """
@@ -88,12 +88,13 @@ class Options:
 
 @dataclass(eq=False)
 class _Pending:
-    """A trial on its way: which rung comes next, and its latest candidate."""
+    """A trial on its way: which rung comes next, its latest candidate, and whether the journal knows how it ended."""
 
     trial: Any
     params: dict[str, Any]
     rung: int = 0
     latest: Past | None = None
+    told: bool = False
 
 
 @dataclass(eq=False)
@@ -227,9 +228,12 @@ class Study:
             while True:
                 over = self.seconds >= self.options.budget_s
                 while not over and workers.free:
-                    while len(waiting) < self.options.batch and asked < (self.options.trials or math.inf):
-                        waiting.append(self._ask())
-                        asked += 1
+                    while len(waiting) < self.options.batch:
+                        on = self._beyond()
+                        if on is None and asked >= (self.options.trials or math.inf):
+                            break
+                        asked += on is None
+                        waiting.append(on or self._ask())
                     if not waiting:
                         break
                     workers.start(self._job(train, waiting))
@@ -247,6 +251,27 @@ class Study:
     def _ask(self) -> _Pending:
         trial = self.study.ask()
         return _Pending(trial, draw(self.space, trial))
+
+    def _beyond(self) -> _Pending | None:
+        """A trial that was trained in full, or beyond, and goes on from there, if there are enough that came as far."""
+        for rung in reversed(range(self.options.rungs, len(self.options.efforts()))):
+            here, before = self._reached(rung), self._reached(rung - 1)
+            if len(here) >= len(before) // self.options.halving:
+                continue
+            for number in sorted(before - here):
+                state = self._by_key.get(json.dumps([self.name, number, rung - 1, 0]))
+                if state is None or state.error or _is_final(state) or not self._promising(rung - 1, number):
+                    continue
+                trial = self.study.get_trials(deepcopy=False)[number]
+                found = _Pending(trial, state.properties["params"], rung, _past(state), told=True)
+                self.on_way[number] = found
+                return found
+        return None
+
+    def _reached(self, rung: int) -> set[int]:
+        """Trials that came as far, or are on their way there."""
+        done = {s.key[1] for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung}
+        return done | {p.trial.number for p in self.on_way.values() if p.rung == rung}
 
     def _left_over(self, states: Iterable[Any]) -> Iterable[_Pending]:
         """Trials that were asked for and not told: from the store where it has them, else to be trained."""
@@ -302,6 +327,7 @@ class Study:
                     method=str(p.params.get("method", "")), properties=self._properties(p, ended), error=ended.error,
                     key=self._key(p, 0), branch=self.name, target=self.target,
                 )  # fmt: skip
+                self._by_key[json.dumps(first.key)] = first
             else:
                 extra = list(enumerate(zip(ended.candidates, ended.starts, strict=True)))
                 for part, (candidate, start) in reversed(extra):  # the trial's own last: it says that all is there
@@ -349,8 +375,11 @@ class Study:
         return {"params": p.params, "trial": p.trial.number, "effort": effort, "final": ended.final, **spent}
 
     def _next(self, p: _Pending, state: State) -> bool:
-        """Tell the journal how a trial ended, or send it to the next rung (False)."""
+        """Tell the journal how a trial ended, or send it to the next rung (False); beyond a full training it is told already."""
         from optuna.trial import TrialState
+
+        if p.told:
+            return True
 
         missing = next((o.name for o in self.objectives if o.name not in state.metrics), None)
         if state.error or missing is not None:
@@ -368,7 +397,7 @@ class Study:
             fix = f"the training function must return it as a metric; there are {known}"
             raise CompileError("objectives", f"'{missing}' is not measured", fix)
         p.latest = _past(state)
-        more = p.rung + 1 < len(self.options.efforts()) and not (state.properties or {}).get("final")
+        more = p.rung + 1 < self.options.rungs and self.options.halving > 1 and not _is_final(state)
         if more and self._promising(p.rung, p.trial.number):
             p.rung += 1
             return False
@@ -408,6 +437,10 @@ def _joined(steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[str, dict[str,
 
 def _is_ours(state: State, name: str) -> bool:
     return isinstance(state.key, tuple) and bool(state.key) and state.key[0] == name
+
+
+def _is_final(state: State) -> bool:
+    return bool((state.properties or {}).get("final"))
 
 
 def _past(state: State) -> Past:

@@ -45,4 +45,5 @@ if __name__ == "__main__":  # for the tests that kill it
         population=4,
         halving=2,
         rungs=2,
+        beyond=1,
     )
