@@ -346,7 +346,7 @@ class Study:
             *early, last = start.steps or (("start", {}),)
             base = self.store.add(
                 start.weights, method=start.method, metrics=start.metrics, branch=self.name, key=[self.name, "base", start.key],
-                step=self._step(last), properties={"before": [list(s) for s in early]},
+                step=self._step(last, self.options.seed), properties={"before": [list(s) for s in early]},
             )  # fmt: skip
             self._know(base)
             parents = [base.id]
@@ -354,7 +354,7 @@ class Study:
             parents = [p.latest.state]
         steps = made.steps or (("train", {}),)
         return self.store.add(
-            made.weights, parents=parents, step=self._step(_joined(steps)),
+            made.weights, parents=parents, step=self._step(_joined(steps), self._seed(p.trial.number)),
             method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
             branch=self.name, graph=made.graph, report=json.loads(made.report),
             properties={**self._properties(p, ended), "goal": dict(made.goal)}, key=self._key(p, part),
@@ -366,8 +366,8 @@ class Study:
             self._by_key[key] = state
             self.past.append(_past(state))
 
-    def _step(self, step: tuple[str, dict[str, Any]]) -> Step:
-        return Step(*step, self.options.seed, self.code_version, self.data_digest)
+    def _step(self, step: tuple[str, dict[str, Any]], seed: int) -> Step:
+        return Step(*step, seed, self.code_version, self.data_digest)
 
     def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
         effort = self.options.efforts()[p.rung]

@@ -163,7 +163,7 @@ MODELS = (
         inputs=_constituents,
         network=JetTransformer,
         task=_task,
-        recipe=Recipe(steps=4000, quantized_steps=1500, spec=_SHARED, lr_bits=0.02, budget=100_000, distils=True),
+        recipe=Recipe(steps=4000, quantized_steps=2500, spec=_SHARED, lr_bits=0.02, budget=300_000, distils=True),
         metrics=_metrics,
     ),
 )

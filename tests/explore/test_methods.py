@@ -64,6 +64,7 @@ def test_networks_go_on_from_what_there_is(found):
         assert roots == {"float"}
         third = next(s for s in learned if s.properties["trial"] == 2)
         assert store.get(third.parents[0]).method == "learned"
+        assert len({s.step.seed for s in learned}) == len({s.properties["trial"] for s in learned})  # each trial's own
         for s in learned:  # the weights in the store are those that the graph was compiled of
             text = store.graph(s)
             assert "hwc" in (text if isinstance(text, str) else text.decode())[:20]
