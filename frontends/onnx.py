@@ -161,7 +161,9 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
 
     names = [i for i in node.input if i]
     widest = np.result_type(*[v.dtype for v in operands if v.dtype.kind == "f"], np.float16)
-    operands = [v.astype(widest) if v.dtype.kind == "f" else v for v in operands]  # what was folded before may be float64
+    operands = [
+        v.astype(widest) if v.dtype.kind == "f" else v for v in operands
+    ]  # what was folded before may be float64
     inputs = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for n, v in zip(names, operands)
@@ -180,7 +182,9 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
         ) from None
 
 
-_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC, "Gemm", "MatMul"} - {"Expand"}
+_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC, "Gemm", "MatMul"} - {
+    "Expand"
+}
 """Operators whose readers expect data: on constants alone they are folded."""
 
 _CONTROL_FLOW = ("Loop", "Scan", "If")

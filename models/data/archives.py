@@ -82,7 +82,9 @@ def public(name: str, directory: str | Path | None = None, *, sha256: str | None
     entry = _entry(name)
     if entry.reader is None:
         raise CompileError(
-            f"data {name}", f"{entry.file} is one of two files that belong together", "fetch() both for smart_pixel_files()"
+            f"data {name}",
+            f"{entry.file} is one of two files that belong together",
+            "fetch() both for smart_pixel_files()",
         )
     path = fetch(name, directory, sha256=sha256)
     try:

@@ -90,7 +90,10 @@ def test_prices_follow_the_solver():
 def test_functions_of_data_are_counted_as_the_design_counts_them(name, bits):
     """Products of data and tables are most of these networks; rounding and activations come on top in the design."""
     if name == "tables":
-        module, x = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.Softmax(-1)), network("attention", 0)[1]
+        module, x = (
+            nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.Softmax(-1)),
+            network("attention", 0)[1],
+        )
     else:
         module, x = network(name, 0)
     q = opt.quantize(module, opt.Spec.uniform(bits), x)
