@@ -184,7 +184,7 @@ def named_alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One method's rows with labels that all seeds have: its own, or the best up to some numbers of LUTs."""
     seeds = {r["seed"] for r in rows}
     labels = {r["label"]: {q["seed"] for q in rows if q["label"] == r["label"]} for r in rows}
-    if all(found == seeds for found in labels.values()):
+    if all(found == seeds for found in labels.values()) and len(labels) < 10:
         return rows
     best: list[dict[str, Any]] = []
     for limit in LIMITS:
