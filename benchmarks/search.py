@@ -66,7 +66,7 @@ def main() -> None:
     for seed in seeds:
         for name, run in {
             "search": lambda s=seed: searched(
-                data, folder / "runs", f"nsga2-{s}", seconds, s, warm=True, halving=3, beyond=2
+                data, folder / "runs", f"nsga2-{s}", seconds, s, warm=True, halving=3, rungs=1, beyond=2
             ),
             "random": lambda s=seed: searched(
                 data, folder / "runs", f"random-{s}", seconds, s, warm=False, sampler="random", first=()
