@@ -212,11 +212,11 @@ def test_a_broken_file_is_refused(tmp_path, name, content):
         public(name, tmp_path)
 
 
-def test_a_format_that_is_not_read_is_still_fetched(tmp_path):
+def test_one_file_of_two_is_fetched_but_not_read_alone(tmp_path):
     path = tmp_path / PUBLIC["smart_pixels_labels"].file
     path.write_bytes(b"parquet inside")
     assert fetch("smart_pixels_labels", tmp_path) == path
-    with pytest.raises(hc.CompileError, match="use fetch"):
+    with pytest.raises(hc.CompileError, match="one of two files that belong together"):
         public("smart_pixels_labels", tmp_path)
 
 
