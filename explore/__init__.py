@@ -100,10 +100,8 @@ def search(
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
     version = importlib.metadata.version("hwcompile")
-    begin = getattr(train, "first", ()) if first is None else first
-    for point in begin:
-        named(checked(space), point)
-    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest, begin)
+    points = [named(checked(space), p) for p in (getattr(train, "first", ()) if first is None else first)]
+    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest, points)
     try:
         from .show import Shown
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -140,7 +140,8 @@ class Methods:
         ]
 
     def __call__(self, trial: Trial) -> Trained:
-        return METHODS[trial.params["method"]].train(_Setting(self, trial))
+        method = METHODS[trial.params["method"]]
+        return replace(method.train(_Setting(self, trial)), final=method.final)
 
     def many(self, trials: Sequence[Trial]) -> list[Trained]:
         """Trials of one `group`; those with trained widths as one batched program, the others one after the other."""
@@ -206,27 +207,25 @@ class _Setting:
     def run(self, module: nn.Module, *passes: Any) -> nn.Module:
         return opt.Pipeline(passes).run(module, self.task, self.trial.seed).module
 
-    def trained(
-        self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any], final: bool = False
-    ) -> Trained:
+    def trained(self, module: nn.Module, start: Past | Trained | None, passes: Sequence[Any]) -> Trained:
         """A network as what the search takes."""
         steps = tuple(Step(type(p).__name__, _options(p)) for p in passes)
         cycles = self.params.get("ii", self.methods.ii[0])
         goal = {"ii": cycles} if cycles > 1 or len(self.methods.ii) > 1 else {}
         return Trained(
-            module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start, final=final, goal=goal
-        )  # fmt: skip
+            module, self.scores(module), self.task.sample[:64], self.params["method"], steps, start=start, goal=goal
+        )
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         return self._scored(lambda x: predict(module, x))
 
-    def row(self, row: Any, steps: Sequence[Step], final: bool = False) -> Trained:
+    def row(self, row: Any, steps: Sequence[Step]) -> Trained:
         """Trees or formulas, by their integers."""
         from ..optimize.symbolic import Compiled
 
         compiled = Compiled(row.model, self.methods.target, self.methods.clock_ns)
         scores = self._scored(lambda x: torch.as_tensor(compiled.predict(x), dtype=torch.float32))
-        return Trained(row.model, scores, method=self.params["method"], steps=steps, final=final)
+        return Trained(row.model, scores, method=self.params["method"], steps=steps)
 
     def _scored(self, outputs: Callable[[Tensor], Tensor]) -> dict[str, float]:
         x, y = self.task.validation
@@ -254,11 +253,13 @@ def _options(step: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to a small model: its own parameters, its training, and whether it needs a network."""
+    """A way to a small model: its own parameters, its training, whether it needs a network, and whether it is `final`: makes the
+    same with more effort."""
 
     space: Callable[[Methods], Space]
     train: Callable[[_Setting], Trained]
     network: bool = True
+    final: bool = False
 
 
 def _spec(s: _Setting, params: Mapping[str, Any]) -> opt.Spec:
@@ -320,7 +321,7 @@ def _learned(s: _Setting) -> Trained:
 
 
 def _last_of(made: Sequence[Trained]) -> Trained:
-    return Trained(**{**vars(made[-1]), "more": tuple(made[:-1])})
+    return replace(made[-1], more=tuple(made[:-1]))
 
 
 def _learned_together(settings: Sequence[_Setting]) -> list[Trained]:
@@ -378,7 +379,7 @@ def _post_training(s: _Setting) -> Trained:
             s.params["bits"], s.params["data_bits"], budget=s.params["luts"], strict=False, events=2048, steps=300
         )
     ]
-    return s.trained(s.run(module, *passes), start, passes, final=True)
+    return s.trained(s.run(module, *passes), start, passes)
 
 
 def _trees(s: _Setting) -> Trained:
@@ -391,7 +392,7 @@ def _trees(s: _Setting) -> Trained:
         options = opt.Trees(p["depth"], count, bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"],
                             target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
         row = opt.fit_trees(s.task, options, seed=s.trial.seed)
-        made.append(s.row(row, [Step("Trees", _options(options))], final=True))
+        made.append(s.row(row, [Step("Trees", _options(options))]))
     return _last_of(made)
 
 
@@ -402,7 +403,7 @@ def _formulas(s: _Setting) -> Trained:
     rows = opt.regress(s.task, options, seed=s.trial.seed).rows
     best, *others = sorted(rows, key=lambda r: -r.score)
     steps = [Step("Symbolic", _options(options))]
-    return Trained(**{**vars(s.row(best, steps)), "more": tuple(s.row(r, steps) for r in others[:3])})
+    return replace(s.row(best, steps), more=tuple(s.row(r, steps) for r in others[:3]))
 
 
 def _bits(low: int, high: int) -> Space:
@@ -430,12 +431,13 @@ METHODS: dict[str, Method] = {
         _smaller(lambda s: [opt.LowRank(energy=s.params["energy"]), opt.Train(s.epochs(0.5), s.methods.batch)]),
     ),
     "post_training": Method(
-        lambda m: {"luts": Real(*m.luts, log=True), "bits": Integer(4, 8), "data_bits": Integer(4, 10)}, _post_training
+        lambda m: {"luts": Real(*m.luts, log=True), "bits": Integer(4, 8), "data_bits": Integer(4, 10)}, _post_training,
+        final=True,
     ),
     "trees": Method(
         lambda m: {"depth": Integer(2, 5), "rounds": Integer(1, 40, log=True), "rate": Real(0.1, 1.0),
                    "bits": Integer(4, 10), "leaf_bits": Integer(4, 10)},
-        _trees, network=False,
+        _trees, network=False, final=True,
     ),
     "formulas": Method(
         lambda m: {"length": Integer(5, 30), "luts": Real(*m.luts, log=True), "bits": Integer(6, 12)}, _formulas, network=False

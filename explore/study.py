@@ -25,7 +25,7 @@ from ..lineage import State, Step, Store
 from .frontier import on_frontier
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
-from .space import Space, definition, draw, named
+from .space import Space, definition, draw
 from .trial import Past, Trial
 from .worker import Base, Done, Job, Workers
 
@@ -178,7 +178,7 @@ class Study:
         if known is None:
             found.set_user_attr("plan", plan)
             for point in self.first:
-                found.enqueue_trial(named(self.space, point), skip_if_exists=True)
+                found.enqueue_trial(dict(point), skip_if_exists=True)
         elif known != json.loads(json.dumps(plan)):
             other = next(k for k in plan if known.get(k) != json.loads(json.dumps(plan[k])))
             raise CompileError(

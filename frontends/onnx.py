@@ -161,9 +161,8 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
 
     names = [i for i in node.input if i]
     widest = np.result_type(*[v.dtype for v in operands if v.dtype.kind == "f"], np.float16)
-    operands = [
-        v.astype(widest) if v.dtype.kind == "f" else v for v in operands
-    ]  # what was folded before may be float64
+    # what was folded before may be float64
+    operands = [v.astype(widest) if v.dtype.kind == "f" else v for v in operands]
     inputs = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for n, v in zip(names, operands)
@@ -182,9 +181,8 @@ def _folded(node: Any, where: str, operands: list[NDArray[Any]], opset: int) -> 
         ) from None
 
 
-_ON_DATA = {*WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC, "Gemm", "MatMul"} - {
-    "Expand"
-}
+_ON_DATA = {"Gemm", "MatMul", *WINDOWS, *SELECTIONS, *FUNCTION_OPERATORS, *REDUCTIONS, *NORMALIZATIONS, *LOGIC}
+_ON_DATA -= {"Expand"}
 """Operators whose readers expect data: on constants alone they are folded."""
 
 _CONTROL_FLOW = ("Loop", "Scan", "If")

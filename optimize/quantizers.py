@@ -192,7 +192,7 @@ class ActivationQuantizer(Quantizer):
             self.signed.fill_(bool((self.lowest < 0).any()))
             size = torch.maximum(self.highest, -self.lowest)
             needed = integer_bits_of(torch.where(size > 0, size, size.amax()))  # what is always 0 may not stay so
-            if self.format.overflow == "SAT":
+            if self.format.overflow == "SAT" and (widths or self.format.range == "calibrated"):
                 needed = self._nearest(x, needed)
             if widths or self.format.range == "calibrated":
                 self.integer.copy_(needed)

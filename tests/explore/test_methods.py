@@ -43,6 +43,7 @@ def test_a_trial_is_exact_and_deterministic(name):
     assert first.metrics == second.metrics
     assert str(hc.compile(second.model, backends=("cpu",), **given).graph) == str(design.graph)
     assert set(first.metrics) == {"accuracy", "test"}
+    assert first.final == (name in ("trees", "post_training"))  # more effort makes the same
 
 
 @pytest.fixture(scope="module")
