@@ -1,8 +1,8 @@
-"""Accuracy against LUTs on the jets at equal CPU time: frontier.py DATA.npz OUT.json [CPU_SECONDS] [SEED ...].
+"""Accuracy against LUTs at equal CPU time: frontier.py jets|pixels DATA.npz OUT.json [CPU_SECONDS] [SEED ...].
 
 Ours: one pipeline that trains a float network, then lowers the budget step by step. Beside it HGQ2 with alkaid (in .venv-peers)
 and Brevitas. Costs: adder bits by each tool's own solver, and every network through hwcompile's RTL writer and Yosys.
-Networks are chosen on 30,000 validation events; 30,000 others are the test.
+Networks are chosen on validation events; others are the test.
 """
 
 from __future__ import annotations
@@ -19,36 +19,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from jets import BATCH, LAYERS, jets
+from tasks import BATCH, TASKS, Parts
 from torch import nn
 
 import hwcompile as hc
 from hwcompile import optimize as opt
 
-BUDGETS = (20_000, 12_000, 7_000, 4_000, 2_500, 1_500, 1_000)
-EPOCH_S = 0.045
+EPOCH_S = {"jets": 0.045, "pixels": 0.03}
 """CPU seconds of an epoch, the solver's share included: it sets how many fit; what was used is measured."""
+
+BETA = {"jets": "1e-4", "pixels": "1e-3"}
+"""Where HGQ2's factor ends."""
 
 HERE = Path(__file__).parent
 
 
-def network(seed: int) -> nn.Module:
+def network(task: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    parts = [m for a, b in pairwise(LAYERS) for m in (nn.Linear(a, b), nn.ReLU())]
+    parts = [m for a, b in pairwise(TASKS[task].layers) for m in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*parts[:-1])
 
 
-def ours(data: dict[str, np.ndarray], seed: int, cpu_s: float, epoch_s: float = EPOCH_S) -> list[dict[str, Any]]:
+def ours(task: str, data: Parts, seed: int, cpu_s: float) -> list[dict[str, Any]]:
     """A network for each budget, with the CPU time until it was there."""
-    task = opt.Task(data["x"], data["y"], (data["x_validation"], data["y_validation"]))
-    epochs = max(int(cpu_s / epoch_s), 20)
-    each = max(epochs // (len(BUDGETS) + 1), 2)
+    budgets = TASKS[task].budgets
+    events = opt.Task(data["x"], data["y"], (data["x_validation"], data["y_validation"]))
+    epochs = max(int(cpu_s / EPOCH_S[task]), 20)
+    each = max(epochs // (len(budgets) + 1), 2)
     spec = opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, range="learned"))
-    module, found = network(seed), list[dict[str, Any]]()
+    module, found = network(task, seed), list[dict[str, Any]]()
     started = time.process_time()
     stages: list[list[Any]] = [[opt.Train(each, lr=5e-3, engine="native"), opt.Distill(), opt.Quantize(spec)]]
-    stages += [[opt.Train(each, lr=3e-3, lr_bits=0.02, budget=b, engine="native")] for b in BUDGETS]
-    work = opt.Work(module, task, seed)
+    stages += [[opt.Train(each, lr=3e-3, lr_bits=0.02, budget=b, engine="native")] for b in budgets]
+    work = opt.Work(module, events, seed)
     for stage in stages:
         for step in stage:
             step.apply(work)
@@ -59,7 +62,7 @@ def ours(data: dict[str, np.ndarray], seed: int, cpu_s: float, epoch_s: float = 
     return found
 
 
-def measured(module: Any, data: dict[str, np.ndarray], method: str, seed: int, cpu_s: float) -> dict[str, Any]:
+def measured(module: Any, data: Parts, method: str, seed: int, cpu_s: float) -> dict[str, Any]:
     """A row of the table: accuracies of the compiled engine, adder bits, estimate and synthesis."""
     options = {"example_inputs": data["x"][:100]} if isinstance(module, nn.Module) else {}
     design = hc.compile(module, backends=("rtl", "cpu"), **options)
@@ -76,12 +79,13 @@ def measured(module: Any, data: dict[str, np.ndarray], method: str, seed: int, c
     return row
 
 
-def uniform(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> list[dict[str, Any]]:
+def uniform(task: str, data: Parts, seed: int, cpu_s: float) -> list[dict[str, Any]]:
     """Brevitas at 8, 6, 4 and 3 bits with power-of-two scales, a quarter of the time for each."""
     import brevitas.nn as qnn
     from brevitas.quant import Int8WeightPerTensorFixedPoint, Int16Bias, Uint8ActPerTensorFixedPoint
     from brevitas.quant.fixed_point import Int8ActPerTensorFixedPoint
 
+    layers = TASKS[task].layers
     x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
     rows = []
     for bits in (8, 6, 4, 3):
@@ -89,7 +93,7 @@ def uniform(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> list[dict[s
         parts: list[nn.Module] = [
             qnn.QuantIdentity(Int8ActPerTensorFixedPoint, bit_width=max(bits, 6), return_quant_tensor=True)
         ]
-        for k, (a, b) in enumerate(pairwise(LAYERS)):
+        for k, (a, b) in enumerate(pairwise(layers)):
             parts.append(
                 qnn.QuantLinear(
                     a,
@@ -101,7 +105,7 @@ def uniform(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> list[dict[s
                     return_quant_tensor=True,
                 )
             )
-            if k < len(LAYERS) - 2:
+            if k < len(layers) - 2:
                 parts.append(qnn.QuantReLU(Uint8ActPerTensorFixedPoint, bit_width=bits, return_quant_tensor=True))
         net = nn.Sequential(*parts)
         optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -119,13 +123,14 @@ def uniform(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> list[dict[s
 
 
 def peer(
-    script: str, path: str, seed: int, cpu_s: float, data: dict[str, np.ndarray], *options: str
+    script: str, task: str, path: str, seed: int, cpu_s: float, data: Parts, *options: str
 ) -> list[dict[str, Any]]:
     """A peer's networks, read back and compiled here; the time is the peer's training alone."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             str(HERE.parent / ".venv-peers/bin/python"),
             str(HERE / script),
+            task,
             path,
             str(seed),
             str(cpu_s),
@@ -146,15 +151,15 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM
 
 
 def main() -> None:
-    path, out = sys.argv[1], Path(sys.argv[2])
-    cpu_s, seeds = float(sys.argv[3]) if len(sys.argv) > 3 else 60.0, [int(s) for s in sys.argv[4:]] or [0, 1, 2]
+    task, path, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    cpu_s, seeds = float(sys.argv[4]) if len(sys.argv) > 4 else 60.0, [int(s) for s in sys.argv[5:]] or [0, 1, 2]
     torch.set_num_threads(1)
-    data, rows = jets(path), json.loads(out.read_text()) if out.exists() else list[dict[str, Any]]()
+    data, rows = TASKS[task].load(path), json.loads(out.read_text()) if out.exists() else list[dict[str, Any]]()
     for seed in seeds:
         for method, run in (
-            ("hwcompile", lambda s=seed: ours(data, s, cpu_s)),
-            ("HGQ2", lambda s=seed: peer("peers_hgq.py", path, s, cpu_s, data)),
-            ("Brevitas", lambda s=seed: uniform(data, s, cpu_s)),
+            ("hwcompile", lambda s=seed: ours(task, data, s, cpu_s)),
+            ("HGQ2", lambda s=seed: peer("peers_hgq.py", task, path, s, cpu_s, data, "7", BETA[task])),
+            ("Brevitas", lambda s=seed: uniform(task, data, s, cpu_s)),
         ):
             if any(r["seed"] == seed and r["method"].startswith(method) for r in rows):
                 continue  # of an earlier run

@@ -14,38 +14,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from frontier import measured
-from jets import jets
+from frontier import measured, network
+from tasks import TASKS
 from torch import nn
 
 from hwcompile import optimize as opt
 
 BATCH = 1024
 LEARNED = opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, range="learned"))
-SIZES = {"jets": (16, 64, 32, 32, 5), "pixels": (14, 58, 3)}
 BUDGETS = {"jets": (16_000, 8_000, 4_000, 2_000, 1_000), "pixels": (1_600, 800, 400, 200, 100)}
 BITS = (8, 6, 4, 3)
 AMOUNTS = (0.5, 0.75, 0.9)
 
 Made = Iterator[tuple[str, Any]]
 """Pairs (label, what `hc.compile` takes)."""
-
-
-def pixels(path: str) -> dict[str, np.ndarray]:
-    """The filter's inputs, y-profile sums / 64 up to 63 and y0 in mm, standardised, in the parts of `jets`."""
-    with np.load(path) as file:
-        x = np.c_[np.minimum(file["yprofile"] // 64, 63), file["y0"]].astype(np.float32)
-        y = file["label"].astype(np.int64)
-    kept = (len(x) * 5 // 8, len(x) * 13 // 16)
-    x = (x - x[: kept[0]].mean(0)) / (x[: kept[0]].std(0) + 1e-6)
-    parts = {"": slice(0, kept[0]), "_validation": slice(*kept), "_test": slice(kept[1], None)}
-    return {f"{name}{part}": values[s] for part, s in parts.items() for name, values in (("x", x), ("y", y))}
 
 
 @dataclass(frozen=True)
@@ -64,9 +51,7 @@ class Setting:
         return opt.Train(max(round(self.n * share), 2), BATCH, **options)
 
     def float_network(self) -> nn.Module:
-        torch.manual_seed(self.seed)
-        parts = [m for a, b in pairwise(SIZES[self.kind]) for m in (nn.Linear(a, b), nn.ReLU())]
-        return self.apply(nn.Sequential(*parts[:-1]), self.train(1, lr=5e-3))
+        return self.apply(network(self.kind, self.seed), self.train(1, lr=5e-3))
 
 
 def falling_budget(s: Setting) -> Made:
@@ -159,7 +144,7 @@ def main() -> None:
     kind, path, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     cpu_s, seeds = float(sys.argv[4]) if len(sys.argv) > 4 else 30.0, [int(s) for s in sys.argv[5:]] or [0, 1, 2]
     torch.set_num_threads(1)
-    data, rows = {"jets": jets, "pixels": pixels}[kind](path), json.loads(out.read_text()) if out.exists() else []
+    data, rows = TASKS[kind].load(path), json.loads(out.read_text()) if out.exists() else []
     task = opt.Task(data["x"], data["y"], (data["x_validation"], data["y_validation"]))
     for seed in seeds:
         for method, make in METHODS.items():

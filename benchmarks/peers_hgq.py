@@ -1,7 +1,8 @@
-"""Trains the jet network with HGQ2 and costs it with alkaid: peers_hgq.py DATA.npz SEED CPU_SECONDS FOLDER [NETWORKS];
+"""Trains a network with HGQ2 and costs it with alkaid: peers_hgq.py TASK DATA.npz SEED CPU_SECONDS FOLDER [NETWORKS] [BETA];
 needs .venv-peers.
 
-One run with rising beta; the networks that none before beats (validation accuracy against EBOPs) are kept, some (7) are costed.
+One run with beta rising to BETA (1e-4); the networks that none before beats (validation accuracy against EBOPs) are kept, some
+(7) are costed.
 Prints a JSON list of {cpu_s, at_s, validation, test, ebops, alkaid, file}; `at_s`: when the network was there.
 """
 
@@ -19,16 +20,17 @@ import numpy as np
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from jets import BATCH, LAYERS, jets
+from tasks import BATCH, TASKS
 
-BETA = (3e-7, 1e-4)
+BETA = 3e-7
+"""Before it rises."""
 
 Kept = tuple[float, float, list[np.ndarray], float]
 """(validation accuracy, EBOPs, weights, CPU seconds)"""
 
 
-def model() -> Any:
-    """16-64-32-32-5 with trained widths of every weight and activation."""
+def model(layers: tuple[int, ...]) -> Any:
+    """Dense layers with trained widths of every weight and activation."""
     import keras
     from hgq.config import LayerConfigScope, QuantizerConfigScope
     from hgq.layers import QDense
@@ -36,22 +38,25 @@ def model() -> Any:
     with (
         QuantizerConfigScope(place="all", default_q_type="kbi", overflow_mode="SAT_SYM", round_mode="RND"),
         QuantizerConfigScope(place="datalane", default_q_type="kif", overflow_mode="WRAP", round_mode="RND"),
-        LayerConfigScope(enable_ebops=True, beta0=BETA[0]),
+        LayerConfigScope(enable_ebops=True, beta0=BETA),
     ):
-        hidden = [QDense(n, activation="relu") for n in LAYERS[1:-1]]
-        return keras.Sequential([keras.Input((LAYERS[0],)), *hidden, QDense(LAYERS[-1])])
+        hidden = [QDense(n, activation="relu") for n in layers[1:-1]]
+        return keras.Sequential([keras.Input((layers[0],)), *hidden, QDense(layers[-1])])
 
 
-def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, list[Kept]]:
+def train(
+    data: dict[str, np.ndarray], layers: tuple[int, ...], seed: int, cpu_s: float, last: float
+) -> tuple[Any, list[Kept]]:
     """(model, the frontier), in that much CPU time."""
     import keras
     from hgq.utils.sugar import FreeEBOPs
 
     keras.utils.set_random_seed(seed)
     started = time.process_time()
-    net = model()
+    net = model(layers)
     net.compile(
-        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=49
+        keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=-(-len(data["x"]) // BATCH) // 2,
     )  # fmt: skip
     kept: list[Kept] = []
     betas = [layer._beta for layer in net.layers if getattr(layer, "_beta", None) is not None]
@@ -61,7 +66,7 @@ def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, li
         share = epoch / total
         net.optimizer.learning_rate.assign(max(3e-3 * 0.5 * (1 + np.cos(np.pi * share)), 1e-5))
         for beta in betas:
-            beta.assign(BETA[0] * (BETA[1] / BETA[0]) ** share)
+            beta.assign(BETA * (last / BETA) ** share)
 
     def end(epoch: int, logs: Any) -> None:
         score = float(
@@ -72,10 +77,10 @@ def train(data: dict[str, np.ndarray], seed: int, cpu_s: float) -> tuple[Any, li
             kept[:] = [k for k in kept if not (k[0] <= score and k[1] >= ebops)]
             kept.append((score, ebops, net.get_weights(), time.process_time() - started))
 
-    def fit(first: int, last: int) -> None:
+    def fit(first: int, until: int) -> None:
         each = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         net.fit(
-            data["x"], data["y"], batch_size=BATCH, initial_epoch=first, epochs=last, verbose=0, callbacks=[FreeEBOPs(), each]
+            data["x"], data["y"], batch_size=BATCH, initial_epoch=first, epochs=until, verbose=0, callbacks=[FreeEBOPs(), each]
         )  # fmt: skip
 
     fit(0, 3)
@@ -109,10 +114,10 @@ def costed(net: Any, data: dict[str, np.ndarray], file: Path) -> dict[str, Any]:
     }
 
 
-def main(path: str, seed: int, cpu_s: float, folder: str, networks: int) -> None:
-    data = jets(path)
+def main(task: str, path: str, seed: int, cpu_s: float, folder: str, networks: int = 7, beta: float = 1e-4) -> None:
+    data = TASKS[task].load(path)
     started = time.process_time()
-    net, kept = train(data, seed, cpu_s)
+    net, kept = train(data, TASKS[task].layers, seed, cpu_s, beta)
     spent = time.process_time() - started
     print(len(kept), "networks kept in", round(spent), "s", file=sys.stderr)
     found = []
@@ -125,4 +130,5 @@ def main(path: str, seed: int, cpu_s: float, folder: str, networks: int) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], int(sys.argv[5]) if len(sys.argv) > 5 else 7)
+    task, path, seed, cpu_s, folder, *more = sys.argv[1:]
+    main(task, path, int(seed), float(cpu_s), folder, *(kind(v) for kind, v in zip((int, float), more)))

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from hgq.config import LayerConfigScope, QuantizerConfigScope
 from hgq.layers import QConv2D, QDense
-from jets import BATCH, LAYERS
+from tasks import BATCH, TASKS
 
+LAYERS = TASKS["jets"].layers
 INNER = 10
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import click
 import torch
-from jets import BATCH, LAYERS, jets
+from tasks import BATCH, TASKS
 from torch import nn
 
 from hwcompile.optimize import Pipeline, Task, Train
@@ -29,7 +29,7 @@ BUDGETS = (20_000, 10_000, 5_000)
 def network() -> nn.Module:
     """16-64-32-32-5 with ReLU."""
     parts: list[nn.Module] = []
-    for a, b in pairwise(LAYERS):
+    for a, b in pairwise(TASKS["jets"].layers):
         parts += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*parts[:-1])
 
@@ -42,7 +42,7 @@ def network() -> nn.Module:
 def main(data: str, epochs: int, seed: int, engine: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    d = jets(data)
+    d = TASKS["jets"].load(data)
     task = Task(d["x"], d["y"], validation=(d["x_validation"], d["y_validation"]))
     test = torch.as_tensor(d["x_test"]), torch.as_tensor(d["y_test"])
     trained = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network(), task, seed).module

@@ -1,23 +1,25 @@
-"""The search against random search and against an HGQ2 sweep at equal time: search.py DATA.npz FOLDER [MINUTES] [SEED ...].
+"""The search, random search and an HGQ2 sweep at equal time: search.py DATA.npz FOLDER MINUTES [--seeds 0 1 2] [--only random].
 
 Each on one core: `hc.search` over all methods (NSGA-II, halving, warm starts), the same space drawn at random with every network
 trained in full from its float base, and HGQ2's rising beta costed by alkaid (in .venv-peers). Networks are chosen on validation
 events; accuracies on others are the test. The hypervolume is that of accuracy from 0.65 to 0.75 and of LUTs from 100 to
 40,000 on a logarithmic scale, as a share of this box. Called again with more minutes, both searches go on where they stopped.
+What is measured is kept in FOLDER, a file for each row and seed; the table is of all that are there.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from frontier import peer
-from jets import jets
+from tasks import TASKS
 
 import hwcompile as hc
 from hwcompile import optimize as opt
@@ -55,56 +57,63 @@ def searched(
 
 
 def main() -> None:
-    path, folder = sys.argv[1], Path(sys.argv[2])
-    seconds = 60 * float(sys.argv[3]) if len(sys.argv) > 3 else 3600.0
-    seeds = [int(s) for s in sys.argv[4:]] or [0, 1, 2]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("minutes", type=float, nargs="?", default=60.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=list(ROWS), nargs="+", default=list(ROWS))
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    data, out = jets(path), folder / "search.json"
-    kept = json.loads(out.read_text()) if out.exists() else {"minutes": {}, "rows": {}}
-    rows, minutes = kept["rows"], kept["minutes"]
-    for seed in seeds:
-        for name, run in {
-            "search": lambda s=seed: searched(
-                data, folder / "runs", f"nsga2-{s}", seconds, s, warm=True, halving=3, rungs=1, beyond=2
-            ),
-            "random": lambda s=seed: searched(
-                data, folder / "runs", f"random-{s}", seconds, s, warm=False, sampler="random", first=()
-            ),
-            "HGQ2": lambda s=seed: [
-                [r["at_s"], r["validation"], r["test"], r["estimate"], "HGQ2"]
-                for r in peer("peers_hgq.py", path, s, seconds, data, "20")
-            ],
-        }.items():
-            key = f"{name} {seed}"
-            if minutes.get(key, 0) < seconds / 60:
-                rows[key], minutes[key] = run(), seconds / 60
-                out.write_text(json.dumps({"minutes": minutes, "rows": rows}))
-                print(table(rows, seconds), flush=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    data = TASKS["jets"].load(options.data)
+    for seed in options.seeds:
+        for name in options.only:
+            out = options.folder / f"{name}-{seed}.json"
+            if not out.exists() or json.loads(out.read_text())["minutes"] < options.minutes:
+                found = ROWS[name](options, data, seed)
+                out.write_text(json.dumps({"minutes": options.minutes, "rows": found}))
+    for line in table(options.folder, 60 * options.minutes):
+        print(line)
 
 
-def table(rows: dict[str, list[Any]], seconds: float) -> str:
+ROWS: dict[str, Callable[[Any, Any, int], list[Any]]] = {
+    "search": lambda o, data, seed: searched(
+        data, o.folder / "runs", f"search-{seed}", 60 * o.minutes, seed, warm=True, halving=3, rungs=1, beyond=2
+    ),
+    "random": lambda o, data, seed: searched(
+        data, o.folder / "runs", f"random-{seed}", 60 * o.minutes, seed, warm=False, sampler="random", first=()
+    ),
+    "HGQ2": lambda o, data, seed: [
+        [r["at_s"], r["validation"], r["test"], r["estimate"], "HGQ2"]
+        for r in peer("peers_hgq.py", "jets", o.data, seed, 60 * o.minutes, data, "20", "1e-3")
+    ],
+}
+
+
+def table(folder: Path, seconds: float) -> Iterator[str]:
     """Markdown: hypervolume on the way (mean and spread over the seeds), and what the frontier holds at the end."""
-    lines = ["| | " + " | ".join(f"at {s:.0%}" for s in SHARES) + " |", "|---" * (1 + len(SHARES)) + "|"]
-    names = dict.fromkeys(k.split()[0] for k in rows)
-    for name in names:
-        own = [v for k, v in rows.items() if k.split()[0] == name]
+    rows = {name: [json.loads(f.read_text())["rows"] for f in sorted(folder.glob(f"{name}-*.json"))] for name in ROWS}
+    rows = {name: own for name, own in rows.items() if own}
+    yield "| | seeds | " + " | ".join(f"{s * seconds / 60:g} min" for s in SHARES) + " |"
+    yield "|---" * (2 + len(SHARES)) + "|"
+    for name, own in rows.items():
         cells = []
         for share in SHARES:
             found = [volume([(r[2], r[3]) for r in best(v, share * seconds)]) for v in own]
-            cells.append(f"{np.mean(found):.4f} +- {np.std(found):.4f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "| at most LUTs | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+            cells.append(f"{np.mean(found):.3f} ± {np.std(found):.3f}")
+        yield f"| {name} | {len(own)} | " + " | ".join(cells) + " |"
+    yield ""
+    yield "| at most LUTs | " + " | ".join(rows) + " |"
+    yield "|---" * (1 + len(rows)) + "|"
     for limit in (20_000, 10_000, 5_000, 2_500, 1_200, 600, 300):
         cells = []
-        for name in names:
-            own = [best([r for r in v if r[3] <= limit], math.inf) for k, v in rows.items() if k.split()[0] == name]
-            tops = [max(v, key=lambda r: r[1]) for v in own if v]
-            cells.append(
-                f"{np.mean([t[2] for t in tops]):.4f} ({', '.join(dict.fromkeys(t[4] for t in tops))})" if tops else ""
-            )
-        lines.append(f"| {limit:,} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for own in rows.values():
+            under = [best([r for r in v if r[3] <= limit], seconds) for v in own]
+            tops = [max(v, key=lambda r: r[1]) for v in under if v]
+            methods = ", ".join(dict.fromkeys(t[4] for t in tops))
+            cells.append(f"{np.mean([t[2] for t in tops]):.4f} ({methods})" if tops else "none")
+        yield f"| {limit:,} | " + " | ".join(cells) + " |"
 
 
 def best(rows: list[Any], until_s: float) -> list[Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jets import BATCH, LAYERS
+from tasks import BATCH, TASKS
 from torch import nn
 
 from hwcompile import optimize as opt
@@ -34,8 +34,8 @@ def network(kind: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """The module with random weights, and a batch."""
     torch.manual_seed(0)
     if kind == "mlp":
-        parts = [m for a, b in pairwise(LAYERS) for m in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*parts[:-1]), torch.randn(BATCH, LAYERS[0]), torch.randint(0, LAYERS[-1], (BATCH,))
+        parts = [m for a, b in pairwise(TASKS["jets"].layers) for m in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*parts[:-1]), torch.randn(BATCH, 16), torch.randint(0, 5, (BATCH,))
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 14),

@@ -9,8 +9,8 @@ import time
 
 import click
 import torch
-from jets import BATCH, jets
 from post_training import network
+from tasks import BATCH, TASKS
 
 from hwcompile.optimize import Pipeline, Task, Train
 from hwcompile.optimize.symbolic import Symbolic, operator_costs, regress
@@ -29,7 +29,7 @@ SWEEP = {"depths": (2, 3, 4), "rounds": (5, 15, 40)}
 def main(data: str, epochs: int, generations: int, seed: int, engine: str, only: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    d = jets(data)
+    d = TASKS["jets"].load(data)
     task = Task(d["x"], d["y"], validation=(d["x_test"], d["y_test"]))
     teacher = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network(), task, seed).module
     print(f"float network: {task.evaluate(teacher):.4f} of {len(task.validation[1])} events", flush=True)
