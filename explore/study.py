@@ -19,19 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..hw_targets.process import cores
 from ..ir.errors import CompileError
 from ..lineage import State, Step, Store
 from .frontier import on_frontier
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
-from .space import Space, definition, draw
+from .proposal import BEYOND, FrontierSampler, Proposal, Tried, branch_of
+from .space import Space, definition, draw, named
 from .trial import Past, Trial
 from .worker import Base, Done, Job, Workers
 
 __all__ = ["SAMPLERS", "Options", "Study"]
 
-SAMPLERS = ("nsga2", "tpe", "random")
+SAMPLERS = ("frontier", "nsga2", "tpe", "random")
 
 HOPELESS = 10
 """So many failures before the first success end a search."""
@@ -42,7 +45,8 @@ class Options:
     """How a search goes about it.
 
     `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
-    `SAMPLERS`. `halving`: each trial begins with 1/halving**(rungs - 1) of a full training and goes on, times `halving`,
+    `SAMPLERS`; "frontier" gives the time to what pays (`explore.proposal`). `halving`: each trial begins with
+    1/halving**(rungs - 1) of a full training and goes on, times `halving`,
     while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
     `beyond`: so many times the best go on from a full training, to `halving` times as much, one of `halving` that came as far.
     `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
@@ -52,7 +56,7 @@ class Options:
     budget_s: float = math.inf
     trials: int | None = None
     workers: int = 0
-    sampler: str = "nsga2"
+    sampler: str = "frontier"
     population: int = 24
     halving: int = 1
     rungs: int = 3
@@ -194,6 +198,8 @@ class Study:
         from optuna.samplers import NSGAIISampler, RandomSampler, TPESampler
 
         seed = self._seed(count)
+        if self.options.sampler == "frontier":
+            return FrontierSampler(seed, branch_of(self.space)[0], self._proposal)
         if self.options.sampler == "random":
             return RandomSampler(seed=seed)
         bounded: dict[str, Any] = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
@@ -229,7 +235,7 @@ class Study:
                 over = self.seconds >= self.options.budget_s
                 while not over and workers.free:
                     while len(waiting) < self.options.batch:
-                        on = self._beyond()
+                        on = self._goes_on()
                         if on is None and asked >= (self.options.trials or math.inf):
                             break
                         asked += on is None
@@ -251,6 +257,33 @@ class Study:
     def _ask(self) -> _Pending:
         trial = self.study.ask()
         return _Pending(trial, draw(self.space, trial))
+
+    def _goes_on(self) -> _Pending | None:
+        """A trial to go beyond a full training instead of a new one, if that is worth more."""
+        found = self._beyond()
+        if found is None or self.options.sampler != "frontier":
+            return found
+        proposal = self._proposal()
+        rng = np.random.default_rng([self._seed(len(self._by_key)), 1])
+        if proposal.kind(rng, (*proposal.kinds, BEYOND)) == BEYOND:
+            return found
+        del self.on_way[found.trial.number]
+        return None
+
+    def _proposal(self) -> Proposal:
+        """What was tried so far, the oldest first, and what comes of it."""
+        branch, kinds = branch_of(self.space)
+        groups: dict[tuple[int, int], list[State]] = {}
+        for state in sorted(self._by_key.values(), key=lambda s: s.created):
+            if state.key[1] != "base":
+                groups.setdefault((state.key[1], state.key[2]), []).append(state)
+        tried: list[Tried] = []
+        for (_, rung), states in groups.items():
+            params = states[0].properties["params"]
+            kind = BEYOND if rung >= self.options.rungs else params.get(branch, kinds[0])
+            made = [s.metrics for s in states if not s.error]
+            tried.append(Tried(kind, named(self.space, params), states[0].properties["seconds"], made))
+        return Proposal(self.objectives, self.constraints, kinds, tried)
 
     def _beyond(self) -> _Pending | None:
         """A trial that was trained in full, or beyond, and goes on from there, if there are enough that came as far."""

@@ -1,0 +1,179 @@
+"""Which trial comes next: time goes to what widens the frontier most per second, and points are drawn near those that are on it.
+
+Kinds of trials are the options of the space's first `Branch`, and what goes on beyond a full training. All is worked out anew from
+what is recorded, so that a search that goes on proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+
+from .frontier import Values, hypervolume, on_frontier
+from .objectives import Constraint, Objective
+from .space import Branch, Space
+
+__all__ = ["BEYOND", "FrontierSampler", "Proposal", "Tried", "branch_of"]
+
+BEYOND = ""
+"""The kind of trials that go on from a full training."""
+
+RECENT = 4
+"""What a kind is worth is measured by its last trials."""
+
+EVEN = 0.15
+"""So often the kind that had the least time comes next, whatever it was worth: what pays changes."""
+
+ALONE = 3
+"""A kind's first trials are drawn from all of its space."""
+
+ANYWHERE = 0.2
+"""So often a later one is, too."""
+
+CHANGED, SPREAD, SWAPPED = 0.5, 0.15, 0.25
+"""How often a number of the parent is changed, by what share of its range (standard deviation), and how often a choice is."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One training of a search that ended: its kind, its point by the sampler's names, seconds, and what it made."""
+
+    kind: str
+    point: Mapping[str, Any]
+    seconds: float
+    made: Sequence[Values]
+
+
+def branch_of(space: Space) -> tuple[str, tuple[str, ...]]:
+    """The first branch and its options, which are the kinds of trials; without one all are of one kind."""
+    return next(((n, tuple(d.options)) for n, d in space.items() if isinstance(d, Branch)), ("", ("all",)))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to try after what was `tried`, for a space's `kinds`."""
+
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint]
+    kinds: Sequence[str]
+    tried: Sequence[Tried]
+
+    def kind(self, rng: np.random.Generator, kinds: Sequence[str]) -> str:
+        """One of these: the first that was never tried, else mostly the one that widens the frontier most per second."""
+        seconds = {k: sum(t.seconds for t in self.tried if t.kind == k) for k in kinds}
+        new = next((k for k in kinds if not any(t.kind == k for t in self.tried)), None)
+        if new is not None:
+            return new
+        if rng.random() < EVEN:
+            return min(kinds, key=lambda k: seconds[k])
+        return max(kinds, key=lambda k: (self.rate(k), -seconds[k]))
+
+    def rate(self, kind: str) -> float:
+        """Hypervolume that would be missing without the last trials of the kind, per second they took."""
+        of_kind = [k for k, t in enumerate(self.tried) if t.kind == kind][-RECENT:]
+        rest = [v for k, t in enumerate(self.tried) if k not in of_kind for v in t.made]
+        return (self._volume(self._all) - self._volume(rest)) / max(sum(self.tried[k].seconds for k in of_kind), 1e-9)
+
+    @property
+    def _all(self) -> list[Values]:
+        return [v for t in self.tried for v in t.made]
+
+    def _volume(self, found: Sequence[Values]) -> float:
+        """Where there is none, with one objective or more than three, how many of all that was made are on the frontier."""
+        every = self._all
+        if 2 <= len(self.objectives) <= 3:
+            volume = hypervolume(self.objectives, self.constraints, every, found)
+            return 0.0 if math.isnan(volume) else volume
+        best = on_frontier(self.objectives, self.constraints, every)
+        there = set(map(id, found))
+        return sum(b and id(v) in there for v, b in zip(every, best, strict=True)) / max(len(every), 1)
+
+    def parent(self, rng: np.random.Generator, kind: str) -> Mapping[str, Any]:
+        """The point of a trial to go on from, of those of the kind by how many they have on the frontier, or on the kind's own; {}
+        to draw from all of the space."""
+        own = [t for t in self.tried if t.kind == kind]
+        if len(own) < ALONE or rng.random() < ANYWHERE:
+            return {}
+        for among in (self.tried, own):
+            owners = [t for t in among for _ in t.made]
+            best = on_frontier(self.objectives, self.constraints, [v for t in among for v in t.made])
+            found = [t for t, b in zip(owners, best, strict=True) if b and t.kind == kind]
+            if found:
+                return found[rng.integers(len(found))].point
+        return {}
+
+
+class FrontierSampler(BaseSampler):
+    """Draws the points of an Optuna study by `Proposal`; `proposal` says what was tried so far, `branch` what kinds are told by."""
+
+    def __init__(self, seed: int, branch: str, proposal: Callable[[], Proposal]) -> None:
+        self.seed, self.branch, self.proposal = seed, branch, proposal
+        self._plans: dict[int, tuple[str, Mapping[str, Any]]] = {}
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+        """Every parameter is drawn when it is asked for: only then is it known which there are."""
+        return {}
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        """None, see `infer_relative_search_space`."""
+        return {}
+
+    def before_trial(self, study: Any, trial: Any) -> None:
+        """Choose the trial's kind, unless its point is given, and what it goes on from."""
+        proposal, rng = self.proposal(), np.random.default_rng([self.seed, trial.number])
+        given = trial.system_attrs.get("fixed_params", {})
+        kind = given.get(self.branch) or proposal.kind(rng, proposal.kinds)
+        self._plans[trial.number] = kind, {} if given else proposal.parent(rng, kind)
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        """The parent's value, or one near it, or any."""
+        kind, parent = self._plans.get(trial.number, ("", {}))
+        if param_name == self.branch and kind in param_distribution.choices:
+            return kind
+        name = int.from_bytes(param_name.encode()[-8:], "little")
+        rng = np.random.default_rng([self.seed, trial.number, name])
+        if param_name not in parent:
+            return _drawn(rng, param_distribution)
+        return _near(rng, param_distribution, parent[param_name])
+
+
+def _drawn(rng: np.random.Generator, d: Any) -> Any:
+    """Anywhere in the range."""
+    if isinstance(d, CategoricalDistribution):
+        return d.choices[rng.integers(len(d.choices))]
+    return _at(d, rng.random())
+
+
+def _near(rng: np.random.Generator, d: Any, value: Any) -> Any:
+    """The value itself or another choice, or a number not far from it."""
+    if isinstance(d, CategoricalDistribution):
+        return _drawn(rng, d) if rng.random() < SWAPPED else value
+    if rng.random() >= CHANGED or d.low == d.high:
+        return value
+    low, high = _ends(d)
+    share = ((math.log(value) if d.log else value) - low) / (high - low)
+    moved = abs(share + SPREAD * rng.standard_normal())
+    return _at(d, max(1 - abs(1 - moved), 0.0))  # what goes beyond an end comes back from it
+
+
+def _ends(d: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """Of the range in the scale in which it is drawn; whole numbers have half a step to either side."""
+    half = d.step / 2 if isinstance(d, IntDistribution) else 0.0
+    low, high = d.low - half, d.high + half
+    return (math.log(low), math.log(high)) if d.log else (low, high)
+
+
+def _at(d: FloatDistribution | IntDistribution, share: float) -> float | int:
+    """The value at a share of the range."""
+    low, high = _ends(d)
+    value = low + share * (high - low)
+    value = math.exp(value) if d.log else value
+    if isinstance(d, IntDistribution):
+        value = d.low + round((value - d.low) / d.step) * d.step
+    return min(max(value, d.low), d.high)
