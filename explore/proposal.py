@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ __all__ = ["BEYOND", "FrontierSampler", "Proposal", "Tried", "branch_of"]
 BEYOND = ""
 """The kind of trials that go on from a full training."""
 
-RECENT = 4
-"""What a kind is worth is measured by its last trials."""
+RECENT = (4, 16, 64)
+"""What a kind is worth is measured by so many of its last trials; by more of them where the last of every kind gained nothing."""
 
 EVEN = 0.15
 """So often the kind that had the least time comes next, whatever it was worth: what pays changes."""
@@ -72,17 +73,25 @@ class Proposal:
             return new
         if rng.random() < EVEN:
             return min(kinds, key=lambda k: seconds[k])
-        return max(kinds, key=lambda k: (self.rate(k), -seconds[k]))
+        for last in RECENT:
+            rates = {k: self.rate(k, last) for k in kinds}
+            if max(rates.values()) > 0:
+                return max(kinds, key=lambda k: rates[k])
+        return min(kinds, key=lambda k: seconds[k])
 
-    def rate(self, kind: str) -> float:
-        """Hypervolume that would be missing without the last trials of the kind, per second they took."""
-        of_kind = [k for k, t in enumerate(self.tried) if t.kind == kind][-RECENT:]
+    def rate(self, kind: str, last: int) -> float:
+        """Hypervolume that would be missing without so many last trials of the kind, per second they took."""
+        of_kind = [k for k, t in enumerate(self.tried) if t.kind == kind][-last:]
         rest = [v for k, t in enumerate(self.tried) if k not in of_kind for v in t.made]
-        return (self._volume(self._all) - self._volume(rest)) / max(sum(self.tried[k].seconds for k in of_kind), 1e-9)
+        return (self._whole - self._volume(rest)) / max(sum(self.tried[k].seconds for k in of_kind), 1e-9)
 
-    @property
+    @cached_property
     def _all(self) -> list[Values]:
         return [v for t in self.tried for v in t.made]
+
+    @cached_property
+    def _whole(self) -> float:
+        return self._volume(self._all)
 
     def _volume(self, found: Sequence[Values]) -> float:
         """Where there is none, with one objective or more than three, how many of all that was made are on the frontier."""

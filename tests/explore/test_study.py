@@ -138,7 +138,8 @@ def test_what_a_function_must_return(tmp_path):
 
 def test_constraints_that_nobody_meets_name_the_closest(tmp_path):
     with pytest.raises(
-        hc.CompileError, match=r"no candidate meets the constraints; the closest, \w+ \(\d terms\), has .* for latency_ns<=1"
+        hc.CompileError,
+        match=r"no candidate meets the constraints; the closest, \w+ \(\d terms\), has .* for latency_ns<=1",
     ):
         searched(tmp_path / "runs", constraints=["latency_ns<=1"])
 
