@@ -92,7 +92,7 @@ class Methods:
         many = int(y.max()) + 1 if self.task.loss == "cross_entropy" else math.prod(y.shape[1:])
         object.__setattr__(self, "network", dense(x.shape[1], many))
         object.__setattr__(
-            self, "architecture", {"hidden": Choice([64, 32, 32], [32, 32], [32, 16], [16, 16], [16], [8])}
+            self, "architecture", {"hidden": Choice([32, 32], [64, 32, 32], [32, 16], [16, 16], [16], [8])}
         )
 
     @property

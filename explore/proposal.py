@@ -1,7 +1,7 @@
 """Which trial comes next: time goes to what widens the frontier most per second, and points are drawn near those that are on it.
 
-Kinds of trials are the options of the space's first `Branch`, and what goes on beyond a full training. All is worked out anew from
-what is recorded, so that a search that goes on proposes what it would have proposed.
+Kinds of trials are the options of the space's first `Branch`, and for each the trials that go on beyond a full training. All is
+worked out anew from what is recorded, so that a search that goes on proposes what it would have proposed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
+from ..lineage import State
 from .frontier import Values, hypervolume, on_frontier
 from .objectives import Constraint, Objective
-from .space import Branch, Space
+from .space import Branch, Space, named
 
-__all__ = ["BEYOND", "FrontierSampler", "Proposal", "Tried", "branch_of"]
-
-BEYOND = ""
-"""The kind of trials that go on from a full training."""
+__all__ = ["FrontierSampler", "Proposal", "Tried", "beyond", "branch_of", "kind_of", "proposed"]
 
 RECENT = (4, 16, 64)
 """What a kind is worth is measured by so many of its last trials; by more of them where the last of every kind gained nothing."""
@@ -43,9 +41,10 @@ CHANGED, SPREAD, SWAPPED = 0.5, 0.15, 0.25
 
 @dataclass(frozen=True)
 class Tried:
-    """One training of a search that ended: its kind, its point by the sampler's names, seconds, and what it made."""
+    """One training of a search that ended: its kinds (one that went on beyond a full training has two), its point by the sampler's
+    names, seconds, and what it made."""
 
-    kind: str
+    kinds: tuple[str, ...]
     point: Mapping[str, Any]
     seconds: float
     made: Sequence[Values]
@@ -54,6 +53,17 @@ class Tried:
 def branch_of(space: Space) -> tuple[str, tuple[str, ...]]:
     """The first branch and its options, which are the kinds of trials; without one all are of one kind."""
     return next(((n, tuple(d.options)) for n, d in space.items() if isinstance(d, Branch)), ("", ("all",)))
+
+
+def kind_of(space: Space, params: Mapping[str, Any]) -> str:
+    """The kind of a trial with these parameters."""
+    name, kinds = branch_of(space)
+    return params.get(name, kinds[0])
+
+
+def beyond(kind: str) -> str:
+    """The kind of those trials of a kind that go on from a full training."""
+    return f"{kind}, beyond"
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,8 @@ class Proposal:
 
     def kind(self, rng: np.random.Generator, kinds: Sequence[str]) -> str:
         """One of these: the first that was never tried, else mostly the one that widens the frontier most per second."""
-        seconds = {k: sum(t.seconds for t in self.tried if t.kind == k) for k in kinds}
-        new = next((k for k in kinds if not any(t.kind == k for t in self.tried)), None)
+        seconds = {k: sum(t.seconds for t in self.tried if k in t.kinds) for k in kinds}
+        new = next((k for k in kinds if not any(k in t.kinds for t in self.tried)), None)
         if new is not None:
             return new
         if rng.random() < EVEN:
@@ -81,7 +91,7 @@ class Proposal:
 
     def rate(self, kind: str, last: int) -> float:
         """Hypervolume that would be missing without so many last trials of the kind, per second they took."""
-        of_kind = [k for k, t in enumerate(self.tried) if t.kind == kind][-last:]
+        of_kind = [k for k, t in enumerate(self.tried) if kind in t.kinds][-last:]
         rest = [v for k, t in enumerate(self.tried) if k not in of_kind for v in t.made]
         return (self._whole - self._volume(rest)) / max(sum(self.tried[k].seconds for k in of_kind), 1e-9)
 
@@ -106,16 +116,36 @@ class Proposal:
     def parent(self, rng: np.random.Generator, kind: str) -> Mapping[str, Any]:
         """The point of a trial to go on from, of those of the kind by how many they have on the frontier, or on the kind's own; {}
         to draw from all of the space."""
-        own = [t for t in self.tried if t.kind == kind]
+        own = [t for t in self.tried if kind in t.kinds]
         if len(own) < ALONE or rng.random() < ANYWHERE:
             return {}
         for among in (self.tried, own):
             owners = [t for t in among for _ in t.made]
             best = on_frontier(self.objectives, self.constraints, [v for t in among for v in t.made])
-            found = [t for t, b in zip(owners, best, strict=True) if b and t.kind == kind]
+            found = [t for t, b in zip(owners, best, strict=True) if b and kind in t.kinds]
             if found:
                 return found[rng.integers(len(found))].point
         return {}
+
+
+def proposed(
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    space: Space,
+    states: Sequence[State],
+    rungs: int,
+) -> Proposal:
+    """After the candidates and failures of a search, the oldest first; a full training is the last of so many rungs."""
+    trainings: dict[tuple[int, int], list[State]] = {}
+    for state in states:
+        trainings.setdefault((state.key[1], state.key[2]), []).append(state)
+    tried: list[Tried] = []
+    for (_, rung), of_one in trainings.items():
+        params, seconds = (of_one[0].properties[k] for k in ("params", "seconds"))
+        kind = kind_of(space, params)
+        kinds = (kind, beyond(kind)) if rung >= rungs else (kind,)
+        tried.append(Tried(kinds, named(space, params), seconds, [s.metrics for s in of_one if not s.error]))
+    return Proposal(objectives, constraints, branch_of(space)[1], tried)
 
 
 class FrontierSampler(BaseSampler):

@@ -27,8 +27,8 @@ from ..lineage import State, Step, Store
 from .frontier import on_frontier
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
-from .proposal import BEYOND, FrontierSampler, Proposal, Tried, branch_of
-from .space import Space, definition, draw, named
+from .proposal import FrontierSampler, Proposal, beyond, branch_of, kind_of, proposed
+from .space import Space, definition, draw
 from .trial import Past, Trial
 from .worker import Base, Done, Job, Workers
 
@@ -38,6 +38,10 @@ SAMPLERS = ("frontier", "nsga2", "tpe", "random")
 
 HOPELESS = 10
 """So many failures before the first success end a search."""
+
+
+LARGEST = 0.1
+"""What goes beyond a full training may take this share of the time that is left."""
 
 
 @dataclass(frozen=True)
@@ -265,25 +269,16 @@ class Study:
             return found
         proposal = self._proposal()
         rng = np.random.default_rng([self._seed(len(self._by_key)), 1])
-        if proposal.kind(rng, (*proposal.kinds, BEYOND)) == BEYOND:
+        on = beyond(kind_of(self.space, found.params))
+        if proposal.kind(rng, (*proposal.kinds, on)) == on:
             return found
         del self.on_way[found.trial.number]
         return None
 
     def _proposal(self) -> Proposal:
         """What was tried so far, the oldest first, and what comes of it."""
-        branch, kinds = branch_of(self.space)
-        groups: dict[tuple[int, int], list[State]] = {}
-        for state in sorted(self._by_key.values(), key=lambda s: s.created):
-            if state.key[1] != "base":
-                groups.setdefault((state.key[1], state.key[2]), []).append(state)
-        tried: list[Tried] = []
-        for (_, rung), states in groups.items():
-            params = states[0].properties["params"]
-            kind = BEYOND if rung >= self.options.rungs else params.get(branch, kinds[0])
-            made = [s.metrics for s in states if not s.error]
-            tried.append(Tried(kind, named(self.space, params), states[0].properties["seconds"], made))
-        return Proposal(self.objectives, self.constraints, kinds, tried)
+        states = sorted((s for s in self._by_key.values() if s.key[1] != "base"), key=lambda s: s.created)
+        return proposed(self.objectives, self.constraints, self.space, states, self.options.rungs)
 
     def _beyond(self) -> _Pending | None:
         """A trial that was trained in full, or beyond, and goes on from there, if there are enough that came as far."""
@@ -294,6 +289,9 @@ class Study:
             for number in sorted(before - here):
                 state = self._by_key.get(json.dumps([self.name, number, rung - 1, 0]))
                 if state is None or state.error or _is_final(state) or not self._promising(rung - 1, number):
+                    continue
+                expected = state.properties["seconds"] * self.options.halving
+                if expected > LARGEST * (self.options.budget_s - self.seconds):
                     continue
                 trial = self.study.get_trials(deepcopy=False)[number]
                 found = _Pending(trial, state.properties["params"], rung, _past(state), told=True)

@@ -6,6 +6,7 @@ whose comparisons are paid once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..frontends.calibrate import calibrate
-from ..frontends.real import Concat, Forest, Input, RealBuilder, RealModel
+from ..frontends.real import Concat, Forest, Input, Quant, RealBuilder, RealModel, evaluate_real, quantized
 from ..frontends.trees import Tree, tree_model, with_types
 from ..frontends.trees_sklearn import read_sklearn
 from ..ir.errors import CompileError
+from ..ir.rounding import Rounding
+from ..ir.types import Fixed
 from .symbolic import Compiled, Row, centred, flat, targets
 from .task import Task
 
@@ -32,8 +34,10 @@ Floats = NDArray[np.float64]
 class Trees:
     """Boosted trees of `depth`, as many for each output as `rounds`, or, if `shared`, so many for all outputs together.
 
-    `rate`: of boosting; `smallest`: events in a leaf, at least. `bits`: of the inputs; `leaf_bits`: of the leaves, sign included
-    (sums of them are exact). `events`: how many of the training data are used, None for all.
+    `rate`: of boosting; `smallest`: events in a leaf, at least; `damping`: added to the curvature that a leaf's slope is divided
+    by (L2), per event, so that leaves of one class alone stay small. `bits`: of each input, on whose grid the trees are grown;
+    `leaf_bits`: of the leaves, sign included (sums of them are exact). `events`: how many of the training data are used, None for
+    all.
     """
 
     depth: int = 3
@@ -41,6 +45,7 @@ class Trees:
     shared: bool = False
     rate: float = 0.3
     smallest: int = 20
+    damping: float = 1e-3
     bits: int = 8
     leaf_bits: int = 8
     events: int | None = 50_000
@@ -56,6 +61,8 @@ class Trees:
                 raise CompileError("Trees", f"{name} must be from 2 to 16, not {getattr(self, name)}")
         if not 0 < self.rate <= 1:
             raise CompileError("Trees", f"rate must be above 0 and at most 1, not {self.rate}")
+        if not 0 <= self.damping < math.inf:
+            raise CompileError("Trees", f"damping must be 0 or more, not {self.damping}")
 
 
 def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | None = None, seed: int = 0) -> Row:
@@ -71,12 +78,13 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     if teacher is None and task.kind == "own":
         raise CompileError("Trees", "fit losses by name, not a function", "give a teacher, whose outputs they learn")
     events = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: options.events]
-    data, y = x[events].double().numpy(), task.y[events]
-    wanted = targets(task, teacher, x[events], y)
+    wanted = targets(task, teacher, x[events], task.y[events])
     kind = "mse" if task.kind == "own" or (teacher is not None and not options.shared) else task.kind
     wanted = centred(task, wanted) if kind == "mse" else wanted
+    grid = _grid(x[events].double().numpy(), options.bits)
+    data = quantized(grid, x[events].double().numpy()) * grid.scale
     fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
-    model = _quantized(options, fitted, data)
+    model = _quantized(options, fitted, grid, data, kind, wanted)
     method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"
     x_v, y_v = task.validation
 
@@ -125,6 +133,7 @@ def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Rea
     common = {
         "max_iter": options.rounds, "max_depth": options.depth, "max_leaf_nodes": None, "learning_rate": options.rate,
         "min_samples_leaf": options.smallest, "early_stopping": False, "random_state": seed,
+        "l2_regularization": options.damping * len(x),
     }  # fmt: skip
     if kind != "mse":
         labels = wanted.argmax(1) if wanted.shape[1] > 1 else (wanted[:, 0] > 0.5).astype(np.int64)
@@ -162,7 +171,7 @@ def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> 
         values = np.zeros((tree.tree_.node_count, wanted.shape[1]))
         for o in range(wanted.shape[1]):
             up, down = (np.bincount(leaf, v[:, o], minlength=len(values)) for v in (slope, curve))
-            values[:, o] = options.rate * up / np.maximum(down, 1e-9)
+            values[:, o] = options.rate * up / (down + options.damping * len(x))
         t = tree.tree_
         left, right, features = (np.asarray(a, np.int64) for a in (t.children_left, t.children_right, t.feature))
         trees.append(Tree(features, np.asarray(t.threshold, np.float64), left, right, values))
@@ -184,9 +193,81 @@ def _probabilities(kind: str, sums: Floats) -> Floats:
     return e / e.sum(1, keepdims=True)
 
 
-def _quantized(options: Trees, model: RealModel, data: Floats) -> RealModel:
-    """Leaves on a grid of `leaf_bits` that holds the largest, inputs of `bits` in the range of the thresholds."""
+# ---- integers ---------------------------------------------------------------------------------------------------------
+
+FINER = 8
+"""Grids that are tried, each half as wide as the one before."""
+
+JUDGES = 5_000
+"""Events by which grids are chosen."""
+
+
+def _grid(data: Floats, bits: int) -> Quant:
+    """For each feature the grid of `bits` bits whose values tell most of it (entropy); what lies outside saturates.
+
+    A tree asks for order alone, so that steps where events are many are worth more than a range that holds the few far ones.
+    """
+    negative = data.min(0) < 0
+    lo = np.where(negative, -(1 << (bits - 1)), 0)
+    hi = np.where(negative, (1 << (bits - 1)) - 1, (1 << bits) - 1)
+    largest = np.abs(data).max(0)
+    widest = np.ceil(np.log2(np.maximum(largest, 2.0**-40) / hi)).astype(np.int64)
+    tried = [Quant(np.ldexp(1.0, widest - k), np.zeros((), np.int64), lo, hi, Rounding.RND_CONV) for k in range(FINER)]
+    told = np.array([[_entropy(column) for column in quantized(q, data[:JUDGES]).T] for q in tried])
+    best = (told > told.max(0) - 1e-9).argmax(0)  # the widest of equal ones
+    return replace(tried[0], scale=np.ldexp(1.0, widest - best))
+
+
+def _entropy(values: Floats) -> float:
+    share = np.unique(values, return_counts=True)[1] / len(values)
+    return float(-(share * np.log(share)).sum())
+
+
+def _quantized(options: Trees, model: RealModel, grid: Quant, data: Floats, kind: str, wanted: Floats) -> RealModel:
+    """The model behind the inputs' grid, with leaves on one of `leaf_bits`.
+
+    A few leaves of nearly pure events are far larger than all others; a grid that holds them rounds the others away. The grid
+    taken is that with the smallest loss among the one that does and finer ones, where what is too large saturates.
+    """
     largest = max(float(np.abs(n.op.values).max()) for n in model.nodes if isinstance(n.op, Forest))
     integer = int(np.ceil(np.log2(max(largest, 2.0**-20) * (1 + 2.0 ** -(options.leaf_bits - 1))))) + 1
-    typed = with_types(model, scores=f"ap_fixed<{options.leaf_bits},{integer}>")
-    return calibrate(typed, {"x": data}, bits=options.bits)[0]
+    typed = [_on_grid(model, Fixed.bits(options.leaf_bits, integer - k, True)) for k in range(FINER)]
+    x, wanted = data[:JUDGES], wanted[:JUDGES]
+
+    def loss(model: RealModel) -> float:
+        return _loss(kind, evaluate_real(model, {"x": x})[model.outputs[0][1]].reshape(len(x), -1), wanted)
+
+    return _behind(grid, min(typed, key=loss))
+
+
+def _behind(grid: Quant, model: RealModel) -> RealModel:
+    """What reads the model's input reads its quantizer instead."""
+    builder, new = RealBuilder(model.name), list[int]()
+    for node in model.nodes:
+        i = builder.add(node.op, *(new[j] for j in node.operands), name=node.name)
+        if isinstance(node.op, Input):
+            i = builder.add(grid, i, name=f"{node.name}_quant")
+        new.append(i)
+    return builder.model([(name, new[i]) for name, i in model.outputs])
+
+
+def _on_grid(model: RealModel, to: Fixed) -> RealModel:
+    """The leaves within the range of a type, and rounded to it."""
+    low, high = (float(np.ldexp(float(v), int(to.exp))) for v in (to.lo, to.hi))
+    builder = RealBuilder(model.name)
+    for node in model.nodes:
+        op = node.op
+        if isinstance(op, Forest):
+            op = replace(op, values=np.clip(op.values, low, high))
+        builder.add(op, *node.operands, name=node.name)
+    return with_types(builder.model(list(model.outputs)), scores=to.ap_fixed)
+
+
+def _loss(kind: str, sums: Floats, wanted: Floats) -> float:
+    """Of sums of leaves, by whatever was learned."""
+    if kind == "mse":
+        return float(np.square(sums - wanted).mean())
+    p = np.clip(_probabilities(kind, sums), 1e-12, 1 - 1e-12)
+    if p.shape[1] > 1 and kind == "cross_entropy":
+        return float(-(wanted * np.log(p)).sum(1).mean())
+    return float(-(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).mean())

@@ -21,7 +21,7 @@ def proposal(tried, kinds=KINDS, objectives=("accuracy", "lut"), constraints=())
 
 
 def tried(kind, seconds, *made, point=None):
-    return Tried(kind, point or {}, seconds, [{"accuracy": a, "lut": c} for a, c in made])
+    return Tried((kind,), point or {}, seconds, [{"accuracy": a, "lut": c} for a, c in made])
 
 
 def often(p, kinds=KINDS, count=200):
@@ -51,7 +51,7 @@ def test_what_another_kind_does_as_well_is_no_gain():
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "lut", "min:a", "min:b")])
 def test_without_a_hypervolume_candidates_on_the_frontier_count(objectives):
     made = [{"accuracy": 0.7, "lut": 1, "a": 1, "b": 1}], [{"accuracy": 0.6, "lut": 2, "a": 2, "b": 2}]
-    p = proposal([Tried(k, {}, 1, m) for k, m in zip(KINDS, made, strict=True)], objectives=objectives)
+    p = proposal([Tried((k,), {}, 1, m) for k, m in zip(KINDS, made, strict=True)], objectives=objectives)
     assert p.rate("a", 4) > p.rate("b", 4) == 0
 
 
