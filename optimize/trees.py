@@ -7,7 +7,7 @@ whose comparisons are paid once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,9 +139,24 @@ def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Rea
         labels = wanted.argmax(1) if wanted.shape[1] > 1 else (wanted[:, 0] > 0.5).astype(np.int64)
         if len(np.unique(labels)) < max(wanted.shape[1], 2):
             raise CompileError("Trees", "some class has no event in the training data", "use more events")
-        return read_sklearn(_sklearn("HistGradientBoostingClassifier")(**common).fit(x, labels), margin=True)
+        model = read_sklearn(_sklearn("HistGradientBoostingClassifier")(**common).fit(x, labels), margin=True)
+        return _of_two_classes(model) if wanted.shape[1] == 2 else model
     parts = [_sklearn("HistGradientBoostingRegressor")(**common).fit(x, column) for column in wanted.T]
     return _beside([read_sklearn(p) for p in parts], x.shape[1])
+
+
+def _of_two_classes(model: RealModel) -> RealModel:
+    """A margin as the second of two sums, the first being 0: their softmax is its logistic function."""
+    return _with_leaves(model, lambda values: np.hstack([np.zeros_like(values), values]))
+
+
+def _with_leaves(model: RealModel, change: Callable[[Floats], Floats]) -> RealModel:
+    """The model with other values ``[nodes, outputs]`` of its trees."""
+    builder = RealBuilder(model.name)
+    for node in model.nodes:
+        op = replace(node.op, values=change(node.op.values)) if isinstance(node.op, Forest) else node.op
+        builder.add(op, *node.operands, name=node.name)
+    return builder.model(list(model.outputs))
 
 
 def _beside(models: list[RealModel], features: int) -> RealModel:
@@ -254,13 +269,7 @@ def _behind(grid: Quant, model: RealModel) -> RealModel:
 def _on_grid(model: RealModel, to: Fixed) -> RealModel:
     """The leaves within the range of a type, and rounded to it."""
     low, high = (float(np.ldexp(float(v), int(to.exp))) for v in (to.lo, to.hi))
-    builder = RealBuilder(model.name)
-    for node in model.nodes:
-        op = node.op
-        if isinstance(op, Forest):
-            op = replace(op, values=np.clip(op.values, low, high))
-        builder.add(op, *node.operands, name=node.name)
-    return with_types(builder.model(list(model.outputs)), scores=to.ap_fixed)
+    return with_types(_with_leaves(model, lambda values: np.clip(values, low, high)), scores=to.ap_fixed)
 
 
 def _loss(kind: str, sums: Floats, wanted: Floats) -> float:

@@ -50,6 +50,31 @@ def test_the_engine_computes_what_was_scored():
 
 
 @pytest.mark.parametrize("shared", [False, True])
+def test_a_few_far_events_do_not_cost_the_others_their_bits(shared):
+    rng = np.random.default_rng(3)
+    x = (rng.standard_t(1.5, (4000, 3)) * [1, 0.02, 50]).astype(np.float32)  # most near 0, some a thousand times as far
+    given = opt.Task(x, ((x[:, 0] > 0.2).astype(int) + (x[:, 1] > 0.01) + (x[:, 2] > 0)))
+    few, many = (fit_trees(given, Trees(3, 12, shared, bits=b, leaf_bits=b)).score for b in (5, 14))
+    assert many > 0.98
+    assert few > 0.9
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_leaves_of_one_class_alone_do_not_round_the_others_away(shared):
+    few, many = (fit_trees(task(), Trees(4, 30, shared, rate=1.0, leaf_bits=b)).score for b in (6, 16))
+    assert many > 0.75
+    assert few > many - 0.04
+
+
+def test_two_classes():
+    x = task().x
+    given = opt.Task(x, (x[:, 0] > x[:, 1]).long())
+    rows = [fit_trees(given, Trees(rounds=10, shared=s)) for s in (False, True)]
+    assert all(row.score > 0.85 for row in rows)
+    assert all(Compiled(row.model).predict(x[:5].numpy()).shape == (5, 2) for row in rows)
+
+
+@pytest.mark.parametrize("shared", [False, True])
 def test_leaves_and_inputs_have_the_bits_that_were_asked_for(shared):
     model = fit_trees(task(), Trees(depth=2, rounds=5, shared=shared, bits=5, leaf_bits=6)).model
     graph = hc.compile(model, backends=()).graph
@@ -105,6 +130,7 @@ def test_the_same_seed_gives_the_same_trees():
     [
         ({"depth": 0}, "Trees: depth must be 1 or more, not 0"),
         ({"leaf_bits": 40}, "Trees: leaf_bits must be from 2 to 16, not 40"),
+        ({"damping": -1.0}, "Trees: damping must be 0 or more, not -1.0"),
         ({"rate": 0}, "Trees: rate must be above 0 and at most 1, not 0"),
     ],
 )
