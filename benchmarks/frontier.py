@@ -62,7 +62,7 @@ def ours(task: str, data: Parts, seed: int, cpu_s: float) -> list[dict[str, Any]
     return found
 
 
-def measured(module: Any, data: Parts, method: str, seed: int, cpu_s: float) -> dict[str, Any]:
+def measured(module: Any, data: Parts, method: str, seed: int, cpu_s: float, synthesize: bool = True) -> dict[str, Any]:
     """A row of the table: accuracies of the compiled engine, adder bits, estimate and synthesis."""
     options = {"example_inputs": data["x"][:100]} if isinstance(module, nn.Module) else {}
     design = hc.compile(module, backends=("rtl", "cpu"), **options)
@@ -73,7 +73,9 @@ def measured(module: Any, data: Parts, method: str, seed: int, cpu_s: float) -> 
     if method == "hwcompile":
         row["solver"] = opt.measures(module, opt.Task(data["x"][:10], data["y"][:10]))["lut"]
     row["estimate"] = float(sum(layer.estimate.lut for layer in design.report.layers))
-    if seed == 0 and row["estimate"] < 30_000:  # more takes minutes, and the estimate is within a few percent of it
+    if (
+        synthesize and seed == 0 and row["estimate"] < 30_000
+    ):  # more takes minutes, and the estimate is within a few percent of it
         design.synthesize()
         row["synthesis"] = float(design.report.synthesis.lut) if design.report.synthesis else float("nan")
     return row
@@ -123,7 +125,7 @@ def uniform(task: str, data: Parts, seed: int, cpu_s: float) -> list[dict[str, A
 
 
 def peer(
-    script: str, task: str, path: str, seed: int, cpu_s: float, data: Parts, *options: str
+    script: str, task: str, path: str, seed: int, cpu_s: float, data: Parts, *options: str, synthesize: bool = True
 ) -> list[dict[str, Any]]:
     """A peer's networks, read back and compiled here; the time is the peer's training alone."""
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +144,7 @@ def peer(
             sys.exit(f"{script}: {done.stderr[-2000:]}")
         rows = []
         for told in json.loads(done.stdout.strip().splitlines()[-1]):
-            row = measured(told["file"], data, told["method"], seed, told["cpu_s"])
+            row = measured(told["file"], data, told["method"], seed, told["cpu_s"], synthesize)
             rows.append({**row, **{k: told[k] for k in ("alkaid", "ebops", "at_s") if k in told}})
         return rows
 

@@ -86,7 +86,7 @@ ROWS: dict[str, Callable[[Any, Any, int], list[Any]]] = {
     ),
     "HGQ2": lambda o, data, seed: [
         [r["at_s"], r["validation"], r["test"], r["estimate"], "HGQ2"]
-        for r in peer("peers_hgq.py", "jets", o.data, seed, 60 * o.minutes, data, "20", "1e-3")
+        for r in peer("peers_hgq.py", "jets", o.data, seed, 60 * o.minutes, data, "20", "1e-3", synthesize=False)
     ],
 }
 

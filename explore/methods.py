@@ -128,8 +128,9 @@ class Methods:
                 "stages": STAGES,
                 "weight_bits": 6,
                 "data_bits": 6,
-                "lr_bits": 0.02,
-                "distill": 0.5,
+                "lr": 6e-3,
+                "lr_bits": 0.01,
+                "distill": 0.0,
             },
         }
         shape = {k: d.options[0] for k, d in self.architecture.items() if isinstance(d, Choice)}
