@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from frontier import measured, network
-from tasks import TASKS
+from tasks import BATCH, TASKS
 from torch import nn
 
 from hwcompile import optimize as opt
 
-BATCH = 1024
 LEARNED = opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, range="learned"))
 BUDGETS = {"jets": (16_000, 8_000, 4_000, 2_000, 1_000), "pixels": (1_600, 800, 400, 200, 100)}
 BITS = (8, 6, 4, 3)

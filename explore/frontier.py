@@ -44,7 +44,7 @@ def hypervolume(
 ) -> float:
     """The volume that `found` dominates, as a share of the box from the best value of each objective in `every` to `reference`,
     by default a tenth beyond the worst; NaN where there is none. Resources count by their logarithm, other values as they are."""
-    fit = [values for values in found if met(constraints, values)]
+    fit = [v for v in found if met(constraints, v) and all(math.isfinite(v.get(o.name, math.nan)) for o in objectives)]
     if not fit or not 2 <= len(objectives) <= 3:
         return math.nan
     worst, best = [], []

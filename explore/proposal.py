@@ -7,6 +7,7 @@ worked out anew from what is recorded, so that a search that goes on proposes wh
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from optuna.samplers import BaseSampler
 
 from ..lineage import State
 from .frontier import Values, hypervolume, on_frontier
-from .objectives import Constraint, Objective
+from .objectives import Constraint, Objective, violations
 from .space import Branch, Space, named
 
 __all__ = ["FrontierSampler", "Proposal", "Tried", "beyond", "branch_of", "kind_of", "proposed"]
@@ -68,19 +69,21 @@ def beyond(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to try after what was `tried`, for a space's `kinds`."""
+    """What to try after what was `tried`, for a space's `kinds`; `running`: kinds of trials that have not ended."""
 
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint]
     kinds: Sequence[str]
     tried: Sequence[Tried]
+    running: Sequence[str] = ()
 
     def kind(self, rng: np.random.Generator, kinds: Sequence[str]) -> str:
         """One of these: the first that was never tried, else mostly the one that widens the frontier most per second."""
-        seconds = {k: sum(t.seconds for t in self.tried if k in t.kinds) for k in kinds}
-        new = next((k for k in kinds if not any(k in t.kinds for t in self.tried)), None)
+        known = {*self.running, *(k for t in self.tried for k in t.kinds)}
+        new = next((k for k in kinds if k not in known), None)
         if new is not None:
             return new
+        seconds = {k: sum(t.seconds for t in self.tried if k in t.kinds) for k in kinds}
         if rng.random() < EVEN:
             return min(kinds, key=lambda k: seconds[k])
         for last in RECENT:
@@ -91,9 +94,9 @@ class Proposal:
 
     def rate(self, kind: str, last: int) -> float:
         """Hypervolume that would be missing without so many last trials of the kind, per second they took."""
-        of_kind = [k for k, t in enumerate(self.tried) if kind in t.kinds][-last:]
-        rest = [v for k, t in enumerate(self.tried) if k not in of_kind for v in t.made]
-        return (self._whole - self._volume(rest)) / max(sum(self.tried[k].seconds for k in of_kind), 1e-9)
+        own = set([k for k, t in enumerate(self.tried) if kind in t.kinds][-last:])
+        rest = [v for k, t in enumerate(self.tried) if k not in own for v in t.made]
+        return (self._whole - self._worth(rest)) / max(sum(self.tried[k].seconds for k in own), 1e-9)
 
     @cached_property
     def _all(self) -> list[Values]:
@@ -101,17 +104,27 @@ class Proposal:
 
     @cached_property
     def _whole(self) -> float:
-        return self._volume(self._all)
+        return self._worth(self._all)
 
-    def _volume(self, found: Sequence[Values]) -> float:
-        """Where there is none, with one objective or more than three, how many of all that was made are on the frontier."""
-        every = self._all
+    @cached_property
+    def _best(self) -> set[int]:
+        """Of all that was made by `id`: what is on the frontier."""
+        best = on_frontier(self.objectives, self.constraints, self._all)
+        return {id(v) for v, b in zip(self._all, best, strict=True) if b}
+
+    def _missed(self, found: Sequence[Values]) -> float:
+        """How far the one that is nearest to meeting all constraints is from it, at most 1; 0 where one does."""
+        return min((max(0.0, 1.0 - 1.0 / (1.0 + _most_missed(self.constraints, v))) for v in found), default=1.0)
+
+    def _worth(self, found: Sequence[Values]) -> float:
+        """The hypervolume; with one objective or more than three the share of all that was made that is on the frontier; while
+        nothing meets the constraints, how near they are."""
+        if not self._best:
+            return -self._missed(found)
         if 2 <= len(self.objectives) <= 3:
-            volume = hypervolume(self.objectives, self.constraints, every, found)
+            volume = hypervolume(self.objectives, self.constraints, self._all, found)
             return 0.0 if math.isnan(volume) else volume
-        best = on_frontier(self.objectives, self.constraints, every)
-        there = set(map(id, found))
-        return sum(b and id(v) in there for v, b in zip(every, best, strict=True)) / max(len(every), 1)
+        return sum(id(v) in self._best for v in found) / len(self._all)
 
     def parent(self, rng: np.random.Generator, kind: str) -> Mapping[str, Any]:
         """The point of a trial to go on from, of those of the kind by how many they have on the frontier, or on the kind's own; {}
@@ -119,13 +132,22 @@ class Proposal:
         own = [t for t in self.tried if kind in t.kinds]
         if len(own) < ALONE or rng.random() < ANYWHERE:
             return {}
-        for among in (self.tried, own):
-            owners = [t for t in among for _ in t.made]
-            best = on_frontier(self.objectives, self.constraints, [v for t in among for v in t.made])
-            found = [t for t, b in zip(owners, best, strict=True) if b and kind in t.kinds]
-            if found:
-                return found[rng.integers(len(found))].point
-        return {}
+        nearest = self._missed([v for t in own for v in t.made])
+        if nearest > 0:  # nobody meets the constraints
+            found = [t for t in own for v in t.made if self._missed([v]) == nearest]
+        else:
+            found = [t for t in own for v in t.made if id(v) in self._best] or self._best_of(own)
+        return found[rng.integers(len(found))].point if found else {}
+
+    def _best_of(self, own: Sequence[Tried]) -> list[Tried]:
+        """Those on the frontier of some."""
+        owners = [(t, v) for t in own for v in t.made]
+        best = on_frontier(self.objectives, self.constraints, [v for _, v in owners])
+        return [t for (t, _), b in zip(owners, best, strict=True) if b]
+
+
+def _most_missed(constraints: Sequence[Constraint], values: Values) -> float:
+    return max([0.0, *violations(constraints, values)])
 
 
 def proposed(
@@ -134,6 +156,7 @@ def proposed(
     space: Space,
     states: Sequence[State],
     rungs: int,
+    running: Sequence[str] = (),
 ) -> Proposal:
     """After the candidates and failures of a search, the oldest first; a full training is the last of so many rungs."""
     trainings: dict[tuple[int, int], list[State]] = {}
@@ -145,7 +168,7 @@ def proposed(
         kind = kind_of(space, params)
         kinds = (kind, beyond(kind)) if rung >= rungs else (kind,)
         tried.append(Tried(kinds, named(space, params), seconds, [s.metrics for s in of_one if not s.error]))
-    return Proposal(objectives, constraints, branch_of(space)[1], tried)
+    return Proposal(objectives, constraints, branch_of(space)[1], tried, running)
 
 
 class FrontierSampler(BaseSampler):
@@ -153,7 +176,7 @@ class FrontierSampler(BaseSampler):
 
     def __init__(self, seed: int, branch: str, proposal: Callable[[], Proposal]) -> None:
         self.seed, self.branch, self.proposal = seed, branch, proposal
-        self._plans: dict[int, tuple[str, Mapping[str, Any]]] = {}
+        self._plan: tuple[int, str, Mapping[str, Any]] = (-1, "", {})
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         """Every parameter is drawn when it is asked for: only then is it known which there are."""
@@ -168,15 +191,15 @@ class FrontierSampler(BaseSampler):
         proposal, rng = self.proposal(), np.random.default_rng([self.seed, trial.number])
         given = trial.system_attrs.get("fixed_params", {})
         kind = given.get(self.branch) or proposal.kind(rng, proposal.kinds)
-        self._plans[trial.number] = kind, {} if given else proposal.parent(rng, kind)
+        self._plan = trial.number, kind, {} if given else proposal.parent(rng, kind)
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
         """The parent's value, or one near it, or any."""
-        kind, parent = self._plans.get(trial.number, ("", {}))
+        number, kind, parent = self._plan  # a trial is drawn as soon as it is asked for
+        assert number == trial.number
         if param_name == self.branch and kind in param_distribution.choices:
             return kind
-        name = int.from_bytes(param_name.encode()[-8:], "little")
-        rng = np.random.default_rng([self.seed, trial.number, name])
+        rng = np.random.default_rng([self.seed, trial.number, zlib.crc32(param_name.encode())])
         if param_name not in parent:
             return _drawn(rng, param_distribution)
         return _near(rng, param_distribution, parent[param_name])

@@ -152,7 +152,7 @@ def named(space: Space, point: Mapping[str, Any], where: str = "first", prefix: 
             found[full] = value
         elif isinstance(d, Choice | Branch):
             options = list(d.options)
-            if value not in options:
+            if _as_json(inside, value) not in map(json.dumps, options):  # a tuple is as good as a list
                 raise CompileError(inside, f"must be one of {', '.join(map(str, options))}, not {value!r}")
             found[full] = json.dumps(value) if isinstance(d, Choice) else value
         if isinstance(d, Branch):

@@ -52,7 +52,8 @@ class Options:
     `SAMPLERS`; "frontier" gives the time to what pays (`explore.proposal`). `halving`: each trial begins with
     1/halving**(rungs - 1) of a full training and goes on, times `halving`,
     while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
-    `beyond`: so many times the best go on from a full training, to `halving` times as much, one of `halving` that came as far.
+    `beyond`: so many times the best go on from a full training, to `halving` times as much, one of `halving` that came as far,
+    unless that would take more than a tenth of the time that is left.
     `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
     that one call may take.
     """
@@ -203,7 +204,7 @@ class Study:
 
         seed = self._seed(count)
         if self.options.sampler == "frontier":
-            return FrontierSampler(seed, branch_of(self.space)[0], self._proposal)
+            return FrontierSampler(self._seed(0), branch_of(self.space)[0], self._proposal)
         if self.options.sampler == "random":
             return RandomSampler(seed=seed)
         bounded: dict[str, Any] = {"constraints_func": lambda t: t.user_attrs["violations"]} if self.constraints else {}
@@ -239,8 +240,9 @@ class Study:
                 over = self.seconds >= self.options.budget_s
                 while not over and workers.free:
                     while len(waiting) < self.options.batch:
-                        on = self._goes_on()
-                        if on is None and asked >= (self.options.trials or math.inf):
+                        more = asked < (self.options.trials or math.inf)
+                        on = self._goes_on(instead=more)
+                        if on is None and not more:
                             break
                         asked += on is None
                         waiting.append(on or self._ask())
@@ -262,26 +264,30 @@ class Study:
         trial = self.study.ask()
         return _Pending(trial, draw(self.space, trial))
 
-    def _goes_on(self) -> _Pending | None:
-        """A trial to go beyond a full training instead of a new one, if that is worth more."""
+    def _goes_on(self, instead: bool) -> _Pending | None:
+        """A trial to go beyond a full training; if it may be `instead` of a new one, only if that is worth more."""
         found = self._beyond()
-        if found is None or self.options.sampler != "frontier":
-            return found
-        proposal = self._proposal()
-        rng = np.random.default_rng([self._seed(len(self._by_key)), 1])
-        on = beyond(kind_of(self.space, found.params))
-        if proposal.kind(rng, (*proposal.kinds, on)) == on:
-            return found
-        del self.on_way[found.trial.number]
-        return None
+        if not found:
+            return None
+        chosen: _Pending | None = next(iter(found.values()))
+        if instead and self.options.sampler == "frontier":
+            proposal = self._proposal()
+            rng = np.random.default_rng([self._seed(len(self._by_key)), 1])
+            chosen = found.get(proposal.kind(rng, (*proposal.kinds, *found)))
+        if chosen is not None:
+            self.on_way[chosen.trial.number] = chosen
+        return chosen
 
     def _proposal(self) -> Proposal:
         """What was tried so far, the oldest first, and what comes of it."""
-        states = sorted((s for s in self._by_key.values() if s.key[1] != "base"), key=lambda s: s.created)
-        return proposed(self.objectives, self.constraints, self.space, states, self.options.rungs)
+        states = sorted((s for s in self._by_key.values() if isinstance(s.key[1], int)), key=lambda s: s.created)
+        running = [kind_of(self.space, p.params) for p in self.on_way.values()]
+        return proposed(self.objectives, self.constraints, self.space, states, self.options.rungs, running)
 
-    def _beyond(self) -> _Pending | None:
-        """A trial that was trained in full, or beyond, and goes on from there, if there are enough that came as far."""
+    def _beyond(self) -> dict[str, _Pending]:
+        """For each kind a trial that was trained in full, or beyond, and may go on from there, if enough came as far; the one that
+        came farthest, of several the first."""
+        found: dict[str, _Pending] = {}
         for rung in reversed(range(self.options.rungs, len(self.options.efforts()))):
             here, before = self._reached(rung), self._reached(rung - 1)
             if len(here) >= len(before) // self.options.halving:
@@ -290,14 +296,13 @@ class Study:
                 state = self._by_key.get(json.dumps([self.name, number, rung - 1, 0]))
                 if state is None or state.error or _is_final(state) or not self._promising(rung - 1, number):
                     continue
-                expected = state.properties["seconds"] * self.options.halving
-                if expected > LARGEST * (self.options.budget_s - self.seconds):
-                    continue
-                trial = self.study.get_trials(deepcopy=False)[number]
-                found = _Pending(trial, state.properties["params"], rung, _past(state), told=True)
-                self.on_way[number] = found
-                return found
-        return None
+                expected_s = state.properties["seconds"] * self.options.halving
+                params = state.properties["params"]
+                kind = beyond(kind_of(self.space, params))
+                if kind not in found and expected_s <= LARGEST * (self.options.budget_s - self.seconds):
+                    trial = self.study.get_trials(deepcopy=False)[number]
+                    found[kind] = _Pending(trial, params, rung, _past(state), told=True)
+        return found
 
     def _reached(self, rung: int) -> set[int]:
         """Trials that came as far, or are on their way there."""

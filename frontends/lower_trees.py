@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ir import ops
 from ..ir.errors import CompileError
@@ -15,7 +16,7 @@ from .inputs import NEEDS_DATA
 from .lazy import Lazy, materialise, settle
 from .real import Float, RealNode
 
-__all__ = ["exact_leaf_grid", "forest", "varying"]
+__all__ = ["alone", "exact_leaf_grid", "forest", "varying"]
 
 _MOST_BITS = 18
 """Leaf values that lie on a grid of up to so many bits are exact as they stand; wider ones were not quantized."""
@@ -97,6 +98,12 @@ def exact_leaf_grid(op: real.Forest) -> int | None:
 
 def varying(op: real.Forest) -> Float:
     """The leaves of trees that compare something; the others are a constant, which may be far from them."""
-    alone = np.zeros(len(op.values), bool)
-    alone[~op.roots[op.roots < 0]] = True
-    return op.values[~alone] if not alone.all() else op.values
+    compared = ~alone(op)
+    return op.values[compared] if compared.any() else op.values
+
+
+def alone(op: real.Forest) -> NDArray[np.bool_]:
+    """Which leaves are all of a tree."""
+    found = np.zeros(len(op.values), bool)
+    found[~op.roots[op.roots < 0]] = True
+    return found

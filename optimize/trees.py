@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..frontends.lower_trees import alone, varying
 from ..frontends.real import Concat, Forest, Input, Quant, RealBuilder, RealModel, evaluate_real, quantized
 from ..frontends.trees import Tree, tree_model, with_types
 from ..frontends.trees_sklearn import read_sklearn
@@ -78,11 +79,12 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     if teacher is None and task.kind == "own":
         raise CompileError("Trees", "fit losses by name, not a function", "give a teacher, whose outputs they learn")
     events = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: options.events]
-    wanted = targets(task, teacher, x[events], task.y[events])
+    x = x[events]
+    wanted = targets(task, teacher, x, task.y[events])
     kind = "mse" if task.kind == "own" or (teacher is not None and not options.shared) else task.kind
     wanted = centred(task, wanted) if kind == "mse" else wanted
-    grid = _grid(x[events].double().numpy(), options.bits)
-    data = quantized(grid, x[events].double().numpy()) * grid.scale
+    grid = _grid(x.double().numpy(), options.bits)
+    data = quantized(grid, x.double().numpy()) * grid.scale
     fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
     model = _quantized(options, fitted, grid, data, kind, wanted)
     method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"
@@ -147,14 +149,14 @@ def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Rea
 
 def _of_two_classes(model: RealModel) -> RealModel:
     """A margin as the second of two sums, the first being 0: their softmax is its logistic function."""
-    return _with_leaves(model, lambda values: np.hstack([np.zeros_like(values), values]))
+    return _with_leaves(model, lambda op: np.hstack([np.zeros_like(op.values), op.values]))
 
 
-def _with_leaves(model: RealModel, change: Callable[[Floats], Floats]) -> RealModel:
+def _with_leaves(model: RealModel, change: Callable[[Forest], Floats]) -> RealModel:
     """The model with other values ``[nodes, outputs]`` of its trees."""
     builder = RealBuilder(model.name)
     for node in model.nodes:
-        op = replace(node.op, values=change(node.op.values)) if isinstance(node.op, Forest) else node.op
+        op = replace(node.op, values=change(node.op)) if isinstance(node.op, Forest) else node.op
         builder.add(op, *node.operands, name=node.name)
     return builder.model(list(model.outputs))
 
@@ -186,7 +188,7 @@ def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> 
         values = np.zeros((tree.tree_.node_count, wanted.shape[1]))
         for o in range(wanted.shape[1]):
             up, down = (np.bincount(leaf, v[:, o], minlength=len(values)) for v in (slope, curve))
-            values[:, o] = options.rate * up / (down + options.damping * len(x))
+            values[:, o] = options.rate * up / np.maximum(down + options.damping * len(x), 1e-9)
         t = tree.tree_
         left, right, features = (np.asarray(a, np.int64) for a in (t.children_left, t.children_right, t.feature))
         trees.append(Tree(features, np.asarray(t.threshold, np.float64), left, right, values))
@@ -226,7 +228,8 @@ def _grid(data: Floats, bits: int) -> Quant:
     lo = np.where(negative, -(1 << (bits - 1)), 0)
     hi = np.where(negative, (1 << (bits - 1)) - 1, (1 << bits) - 1)
     largest = np.abs(data).max(0)
-    widest = np.ceil(np.log2(np.maximum(largest, 2.0**-40) / hi)).astype(np.int64)
+    largest[largest == 0] = largest.max() or 1.0  # of a feature that is always 0 any does
+    widest = np.ceil(np.log2(largest / hi)).astype(np.int64)
     tried = [Quant(np.ldexp(1.0, widest - k), np.zeros((), np.int64), lo, hi, Rounding.RND_CONV) for k in range(FINER)]
     told = np.array([[_entropy(column) for column in quantized(q, data[:JUDGES]).T] for q in tried])
     best = (told > told.max(0) - 1e-9).argmax(0)  # the widest of equal ones
@@ -244,7 +247,7 @@ def _quantized(options: Trees, model: RealModel, grid: Quant, data: Floats, kind
     A few leaves of nearly pure events are far larger than all others; a grid that holds them rounds the others away. The grid
     taken is that with the smallest loss among the one that does and finer ones, where what is too large saturates.
     """
-    largest = max(float(np.abs(n.op.values).max()) for n in model.nodes if isinstance(n.op, Forest))
+    largest = max(float(np.abs(varying(n.op)).max()) for n in model.nodes if isinstance(n.op, Forest))
     integer = int(np.ceil(np.log2(max(largest, 2.0**-20) * (1 + 2.0 ** -(options.leaf_bits - 1))))) + 1
     typed = [_on_grid(model, Fixed.bits(options.leaf_bits, integer - k, True)) for k in range(FINER)]
     x, wanted = data[:JUDGES], wanted[:JUDGES]
@@ -267,9 +270,13 @@ def _behind(grid: Quant, model: RealModel) -> RealModel:
 
 
 def _on_grid(model: RealModel, to: Fixed) -> RealModel:
-    """The leaves within the range of a type, and rounded to it."""
+    """The leaves of trees that compare something within the range of a type, and all rounded to it."""
     low, high = (float(np.ldexp(float(v), int(to.exp))) for v in (to.lo, to.hi))
-    return with_types(_with_leaves(model, lambda values: np.clip(values, low, high)), scores=to.ap_fixed)
+
+    def cut(op: Forest) -> Floats:
+        return np.where(alone(op)[:, None], op.values, np.clip(op.values, low, high))
+
+    return with_types(_with_leaves(model, cut), scores=to.ap_fixed)
 
 
 def _loss(kind: str, sums: Floats, wanted: Floats) -> float:

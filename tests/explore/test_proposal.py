@@ -111,13 +111,47 @@ def paying(trial):
     """One kind widens the frontier, the other never does."""
     if trial.params["kind"] == "poor":
         return Trained(model(9, 4), {"accuracy": 0.1}, method="poor")
-    bits, terms = trial.params["bits"], trial.params["terms"]
+    bits, terms = trial.params["bits"], trial.params["terms"][0]
     return Trained(model(bits, terms), {"accuracy": (1 - 2.0**-bits) * (0.5 + 0.1 * terms)}, method="rich")
 
 
-def test_a_search_spends_its_time_on_what_pays(tmp_path):
-    space = {"kind": Branch(poor={"n": Integer(1, 50)}, rich={"bits": Integer(2, 40), "terms": Integer(1, 10)})}
-    found = hc.search(space, paying, trials=24, workers=1, folder=tmp_path / "runs", quiet=True)
-    methods = [f.method for f in found.candidates]
-    assert methods[:2] == ["poor", "rich"]
-    assert methods.count("rich") > 2 * methods.count("poor")
+def test_a_search_tries_every_kind_and_goes_on_from_where_it_was_stopped(tmp_path):
+    space = {"kind": Branch(poor={"n": Integer(1, 50)}, rich={"bits": Integer(2, 9), "terms": Choice((1,), (2,))})}
+    options = {"workers": 1, "folder": tmp_path / "runs", "quiet": True}
+    found = hc.search(space, paying, trials=5, synthesize=1, **options)
+    assert [f.method for f in found.candidates][:2] == ["poor", "rich"]
+    again = hc.search(space, paying, trials=9, **options)
+    assert [f.trial for f in again.candidates] == list(range(9))
+
+
+def test_what_is_running_is_not_begun_again():
+    p = proposal([], ("a", "b", "c"))
+    assert p.kind(np.random.default_rng(0), p.kinds) == "a"
+    p = Proposal(p.objectives, (), p.kinds, (), running=("a", "b"))
+    assert p.kind(np.random.default_rng(0), p.kinds) == "c"
+
+
+def test_while_no_candidate_meets_the_constraints_the_nearest_count():
+    near, far = {"n": 1}, {"n": 2}
+    of_a = [tried("a", 1, (0.7, 900), point=far)] * ALONE
+    of_b = [*[tried("b", 1, (0.6, 700), point=far)] * ALONE, tried("b", 1, (0.5, 300), point=near)]
+    p = proposal([*of_a, *of_b], constraints=["lut<=100"])
+    assert p.rate("b", 4) > p.rate("a", 4) == 0
+    parents = [p.parent(np.random.default_rng(k), "b") for k in range(50)]
+    assert near in parents
+    assert far not in parents
+
+
+def test_candidates_without_an_objective_count_nothing():
+    p = proposal(
+        [tried("a", 1, (0.7, 100), (0.6, 50)), Tried(("b",), {}, 1, [{"lut": 10.0}]), Tried(("b",), {}, 1, [])]
+    )
+    assert p.rate("a", 4) > p.rate("b", 4) == 0
+    assert p.parent(np.random.default_rng(1), "b") == {}
+
+
+def test_parameters_with_like_names_are_drawn_apart():
+    space = {"layer1_channels": Integer(4, 64), "layer2_channels": Integer(4, 64)}
+    study = optuna.create_study(sampler=FrontierSampler(0, "", lambda: proposal([], ("all",))))
+    points = [draw(space, study.ask()) for _ in range(20)]
+    assert sum(p["layer1_channels"] == p["layer2_channels"] for p in points) < 5

@@ -157,8 +157,9 @@ def test_halving_trains_the_best_in_full(tmp_path):
     assert 0 < sum(len(e) == 1 for e in efforts.values()) < 12
 
 
-def test_the_best_go_on_beyond_a_full_training(tmp_path):
-    found = searched(tmp_path / "runs", trials=12, halving=2, rungs=2, beyond=2, workers=1, sampler="random")
+@pytest.mark.parametrize("sampler", ["frontier", "random"])
+def test_the_best_go_on_beyond_a_full_training(tmp_path, sampler):
+    found = searched(tmp_path / "runs", trials=12, halving=2, rungs=2, beyond=2, workers=1, sampler=sampler)
     with Store(found.folder, read_only=True) as store:
         efforts = [store.get(f.state).properties["effort"] for f in found.candidates]
     counts = [efforts.count(e) for e in (0.5, 1.0, 2.0, 4.0)]

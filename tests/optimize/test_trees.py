@@ -66,6 +66,21 @@ def test_leaves_of_one_class_alone_do_not_round_the_others_away(shared):
     assert few > many - 0.04
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_constant_far_from_the_leaves_does_not_cost_their_bits(shared):
+    x = task("mse").x
+    near, far = (fit_trees(opt.Task(x, x[:, :1] + by, loss="mse"), Trees(2, 15, shared)).score for by in (0, 100))
+    assert far == pytest.approx(near, abs=0.05)
+
+
+def test_a_feature_that_is_always_0_has_no_grid_of_its_own():
+    given = task()
+    x = torch.cat([given.x, torch.zeros(len(given.x), 1)], 1)
+    model = fit_trees(opt.Task(x, given.y), Trees(2, 4, damping=0, shared=True, bits=6)).model
+    lsb = [np.min(hc.compile(model, backends=()).graph.nodes[0].type.fixed.exp)]
+    assert min(lsb) > -8
+
+
 def test_two_classes():
     x = task().x
     given = opt.Task(x, (x[:, 0] > x[:, 1]).long())
