@@ -146,11 +146,7 @@ def row_values(scalar: ScalarGraph, inputs: Mapping[str, Int64]) -> list[Int64]:
         if row in given:
             values.append(given[row].astype(np.int64))
             continue
-        operands = [
-            (int(r), int(s))
-            for r, s in ((scalar.a[row], scalar.shift_a[row]), (scalar.b[row], scalar.shift_b[row]))
-            if r >= 0
-        ]
+        operands = scalar.operands(row)
         types = [Tensor((), Fixed(int(scalar.lo[r]), int(scalar.hi[r]), int(scalar.exp[r]) + s)) for r, s in operands]
         result = Tensor((), Fixed(int(scalar.lo[row]), int(scalar.hi[row]), int(scalar.exp[row])))
         value = scalar.op(row).evaluate(result, types, *(values[r] for r, _ in operands))

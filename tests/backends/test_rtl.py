@@ -180,6 +180,20 @@ def test_a_flipped_sign_is_found_in_its_layer():
         verify(rtl, inputs, sources=broken)
 
 
+def test_the_wrong_layer_is_found_behind_choices_too():
+    b = Builder("net")
+    x = b.add(Input((3,), Fixed(-128, 127, -4)), name="x")
+    larger = b.add(Compare("less"), x, b.add(Constant(np.array(5))), name="compare")
+    chosen = b.add(Select(), larger, x, b.add(Constant(np.array(-3))), name="choose")
+    y = b.add(Add(), chosen, x, name="sum")
+    graph = run(b.graph([Output("y", y)]), PIPELINES["hardware"])
+    rtl = emit(graph, VU9P, 5.0)
+    path = next(p for p in rtl.sources if p.endswith("_sum.v"))
+    broken = {**rtl.sources, path: rtl.sources[path].replace(" + ", " - ")}
+    with pytest.raises(CompileError, match=r"^layer sum: the Verilog differs from the reference"):
+        verify(rtl, random_inputs(graph, np.random.default_rng(0), 100), sources=broken)
+
+
 def test_a_missing_register_is_found():
     rtl = emit(dense_net(), VU9P, 3.0)
     top = f"src/{rtl.top}.v"
