@@ -46,7 +46,7 @@ class Trees:
     shared: bool = False
     rate: float = 0.3
     smallest: int = 20
-    damping: float = 1e-3
+    damping: float = 1e-4
     bits: int = 8
     leaf_bits: int = 8
     events: int | None = 50_000
