@@ -390,8 +390,10 @@ def _trees(s: _Setting) -> Trained:
     while rounds[-1] > 1:
         rounds.append(rounds[-1] // 2)
     for count in reversed(rounds):
-        options = opt.Trees(p["depth"], count, bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"], damping=1e-3,  # for rates near 1
-                            target=s.methods.target, clock_ns=s.methods.clock_ns)  # fmt: skip
+        options = opt.Trees(
+            p["depth"], count, bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"], damping=1e-3,  # for rates near 1
+            target=s.methods.target, clock_ns=s.methods.clock_ns,
+        )  # fmt: skip
         row = opt.fit_trees(s.task, options, seed=s.trial.seed)
         made.append(s.row(row, [Step("Trees", _options(options))]))
     return _last_of(made)
