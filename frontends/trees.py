@@ -120,13 +120,14 @@ def _reached(tree: Tree, where: str) -> NDArray[np.int64]:
     return np.concatenate([inner, np.unique(order[tree.left[order] < 0])])
 
 
-def with_types(model: RealModel, features: str | None = None, scores: str | None = None) -> RealModel:
+def with_types(model: RealModel, features: str | Quant | None = None, scores: str | None = None) -> RealModel:
     """The model with its precisions given instead of calibrated, as ``ap_fixed<W,I>`` or ``ap_ufixed<W,I>``.
 
-    `features`: real inputs are rounded to it (ties to even) and saturate. `scores`: leaves are rounded to its grid, and must not
+    `features`: real inputs are rounded to it (ties to even) and saturate; or a quantizer for them. `scores`: leaves are rounded to its grid, and must not
     leave it; sums of them are exact, whatever their width. Raises `CompileError` where a leaf does not fit.
     """
-    kind, grid = (None if text is None else _parsed(text) for text in (features, scores))
+    quantizer = _rounding(_parsed(features)) if isinstance(features, str) else features
+    grid = None if scores is None else _parsed(scores)
     builder = RealBuilder(model.name)
     new: list[int] = []
     for node in model.nodes:
@@ -134,12 +135,15 @@ def with_types(model: RealModel, features: str | None = None, scores: str | None
         if isinstance(op, Forest) and grid is not None:
             op = _rounded_leaves(op, grid, node.name)
         i = builder.add(op, *(new[j] for j in node.operands), name=node.name)
-        if isinstance(op, Input) and kind is not None:
-            unit = np.asarray(np.ldexp(1.0, int(kind.exp)))
-            quantizer = Quant(unit, np.zeros((), np.int64), int(kind.lo), int(kind.hi), Rounding.RND_CONV)
+        if isinstance(op, Input) and quantizer is not None:
             i = builder.add(quantizer, i, name=f"{node.name}_quant")
         new.append(i)
     return builder.model([(name, new[i]) for name, i in model.outputs])
+
+
+def _rounding(to: Fixed) -> Quant:
+    unit = np.asarray(np.ldexp(1.0, int(to.exp)))
+    return Quant(unit, np.zeros((), np.int64), int(to.lo), int(to.hi), Rounding.RND_CONV)
 
 
 def _parsed(text: str) -> Fixed:

@@ -255,18 +255,7 @@ def _quantized(options: Trees, model: RealModel, grid: Quant, data: Floats, kind
     def loss(model: RealModel) -> float:
         return _loss(kind, evaluate_real(model, {"x": x})[model.outputs[0][1]].reshape(len(x), -1), wanted)
 
-    return _behind(grid, min(typed, key=loss))
-
-
-def _behind(grid: Quant, model: RealModel) -> RealModel:
-    """What reads the model's input reads its quantizer instead."""
-    builder, new = RealBuilder(model.name), list[int]()
-    for node in model.nodes:
-        i = builder.add(node.op, *(new[j] for j in node.operands), name=node.name)
-        if isinstance(node.op, Input):
-            i = builder.add(grid, i, name=f"{node.name}_quant")
-        new.append(i)
-    return builder.model([(name, new[i]) for name, i in model.outputs])
+    return with_types(min(typed, key=loss), features=grid)
 
 
 def _on_grid(model: RealModel, to: Fixed) -> RealModel:
