@@ -123,8 +123,8 @@ def _reached(tree: Tree, where: str) -> NDArray[np.int64]:
 def with_types(model: RealModel, features: str | Quant | None = None, scores: str | None = None) -> RealModel:
     """The model with its precisions given instead of calibrated, as ``ap_fixed<W,I>`` or ``ap_ufixed<W,I>``.
 
-    `features`: real inputs are rounded to it (ties to even) and saturate; or a quantizer for them. `scores`: leaves are rounded to its grid, and must not
-    leave it; sums of them are exact, whatever their width. Raises `CompileError` where a leaf does not fit.
+    `features`: real inputs are rounded to it (ties to even) and saturate; or a quantizer for them. `scores`: leaves are rounded to
+    its grid, and must not leave it; sums of them are exact, whatever their width. Raises `CompileError` where a leaf does not fit.
     """
     quantizer = _rounding(_parsed(features)) if isinstance(features, str) else features
     grid = None if scores is None else _parsed(scores)
