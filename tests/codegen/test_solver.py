@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hwcompile.codegen.solver import AdderGraph, adder_bits, coefficients, depth, evaluate, intervals, solve
@@ -38,7 +38,6 @@ def check_form(graph: AdderGraph) -> None:
 
 
 @given(matrices())
-@settings(deadline=None)
 def test_coefficients_prove_the_matrix(weights: np.ndarray) -> None:
     graph = solve(weights)
     check_form(graph)
@@ -46,7 +45,6 @@ def test_coefficients_prove_the_matrix(weights: np.ndarray) -> None:
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_intervals_hold_every_value_and_are_reached(data: st.DataObject) -> None:
     weights = data.draw(matrices(6))
     lo, hi = data.draw(input_intervals(len(weights)))
@@ -66,7 +64,6 @@ def test_intervals_hold_every_value_and_are_reached(data: st.DataObject) -> None
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_absent_inputs_are_not_read(data: st.DataObject) -> None:
     weights = data.draw(matrices(8))
     absent = np.array(data.draw(st.lists(st.booleans(), min_size=len(weights), max_size=len(weights))))

@@ -109,7 +109,7 @@ def points_of(rows):
 values = st.one_of(st.integers(0, 5), st.just(nan), st.just(math.inf))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[values] * n), min_size=1, max_size=25)))
 def test_frontier_is_what_nothing_dominates(rows):
     def beats(p, q):
@@ -135,7 +135,7 @@ def test_costs_are_smaller_is_better():
     assert costs([Candidate("a", "m", {"accuracy": 0.5, "lut": 3})], BOTH) == [(-0.5, 3.0)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sampled_from([2, 3]).flatmap(lambda n: st.lists(st.tuples(*[st.integers(-3, 7)] * n), max_size=30)))
 def test_hypervolume_counts_the_cells_that_are_dominated(points):
     n = len(points[0]) if points else 2
