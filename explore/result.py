@@ -64,13 +64,16 @@ class SearchResult:
 
     @property
     def frontier(self) -> tuple[Found, ...]:
-        """Those that meet the constraints and are dominated by none that does, in the order of the first objective."""
+        """Those that meet the constraints and are dominated by none that does, in the order of the first objective; of equal ones
+        the first that was found."""
         found = [f for f in self.candidates if not f.error]
         best = frontier.on_frontier(self.objectives, self.constraints, [f.values for f in found])
         first = self.objectives[0]
-        return tuple(
-            sorted((f for f, b in zip(found, best, strict=True) if b), key=lambda f: first.sign * f.values[first.name])
-        )
+        different: dict[tuple[float, ...], Found] = {}
+        for f, is_best in zip(found, best, strict=True):
+            if is_best:
+                different.setdefault(tuple(f.values[o.name] for o in self.objectives), f)
+        return tuple(sorted(different.values(), key=lambda f: first.sign * f.values[first.name]))
 
     @property
     def history(self) -> tuple[tuple[float, int], ...]:

@@ -37,7 +37,9 @@ def test_the_frontier_is_what_nothing_dominates(found):
     every = [(-f.values["accuracy"], f.values["lut"], f.values["latency_ns"]) for f in found.candidates]
     best = {p for p in every if not any(all(b <= a for a, b in zip(p, q)) and q != p for q in every)}
     assert len(found.candidates) == 14
-    assert {(-f.values["accuracy"], f.values["lut"], f.values["latency_ns"]) for f in found.frontier} == best
+    kept = [(-f.values["accuracy"], f.values["lut"], f.values["latency_ns"]) for f in found.frontier]
+    assert set(kept) == best
+    assert len(kept) == len(best) < len(every)  # of equal ones the first
     assert 0 < found.hypervolume() <= 1
     assert [n for _, n in found.history][-1] == 14
 
