@@ -73,9 +73,8 @@ def measured(module: Any, data: Parts, method: str, seed: int, cpu_s: float, syn
     if method == "hwcompile":
         row["solver"] = opt.measures(module, opt.Task(data["x"][:10], data["y"][:10]))["lut"]
     row["estimate"] = float(sum(layer.estimate.lut for layer in design.report.layers))
-    if (
-        synthesize and seed == 0 and row["estimate"] < 30_000
-    ):  # more takes minutes, and the estimate is within a few percent of it
+    # more takes minutes, and the estimate is within a few percent of it
+    if synthesize and seed == 0 and row["estimate"] < 30_000:
         design.synthesize()
         row["synthesis"] = float(design.report.synthesis.lut) if design.report.synthesis else float("nan")
     return row

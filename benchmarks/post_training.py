@@ -6,12 +6,11 @@ python benchmarks/post_training.py jets.npz            # X [events, 16] and y; s
 from __future__ import annotations
 
 import time
-from itertools import pairwise
 
 import click
 import torch
+from frontier import network
 from tasks import BATCH, TASKS
-from torch import nn
 
 from hwcompile.optimize import Pipeline, Task, Train
 from hwcompile.optimize.post_training import PostTraining
@@ -26,14 +25,6 @@ STEPS = {
 BUDGETS = (20_000, 10_000, 5_000)
 
 
-def network() -> nn.Module:
-    """16-64-32-32-5 with ReLU."""
-    parts: list[nn.Module] = []
-    for a, b in pairwise(TASKS["jets"].layers):
-        parts += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*parts[:-1])
-
-
 @click.command(help=__doc__)
 @click.argument("data", type=click.Path(exists=True))
 @click.option("--epochs", default=30)
@@ -45,7 +36,7 @@ def main(data: str, epochs: int, seed: int, engine: str) -> None:
     d = TASKS["jets"].load(data)
     task = Task(d["x"], d["y"], validation=(d["x_validation"], d["y_validation"]))
     test = torch.as_tensor(d["x_test"]), torch.as_tensor(d["y_test"])
-    trained = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network(), task, seed).module
+    trained = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network("jets", seed), task, seed).module
     print(f"float: {task.evaluate(trained, *test):.4f} of {len(test[1])} test events", flush=True)
     rows = [(f"{bits} bits, {name}", PostTraining(bits, **step)) for bits in BITS for name, step in STEPS.items()]
     rows += [(f"8 bits, at most {b} LUT", PostTraining(8, budget=b)) for b in BUDGETS]

@@ -13,11 +13,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from frontier import network as dense
 from tasks import BATCH, TASKS
 from torch import nn
 
@@ -34,8 +34,8 @@ def network(kind: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """The module with random weights, and a batch."""
     torch.manual_seed(0)
     if kind == "mlp":
-        parts = [m for a, b in pairwise(TASKS["jets"].layers) for m in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*parts[:-1]), torch.randn(BATCH, 16), torch.randint(0, 5, (BATCH,))
+        inputs, *_, classes = TASKS["jets"].layers
+        return dense("jets", 0), torch.randn(BATCH, inputs), torch.randint(0, classes, (BATCH,))
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 14),

@@ -9,7 +9,7 @@ import time
 
 import click
 import torch
-from post_training import network
+from frontier import network
 from tasks import BATCH, TASKS
 
 from hwcompile.optimize import Pipeline, Task, Train
@@ -31,7 +31,7 @@ def main(data: str, epochs: int, generations: int, seed: int, engine: str, only:
     torch.manual_seed(seed)
     d = TASKS["jets"].load(data)
     task = Task(d["x"], d["y"], validation=(d["x_test"], d["y_test"]))
-    teacher = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network(), task, seed).module
+    teacher = Pipeline([Train(epochs, BATCH, engine=engine)]).run(network("jets", seed), task, seed).module
     print(f"float network: {task.evaluate(teacher):.4f} of {len(task.validation[1])} events", flush=True)
     if "symbolic" in only:
         for bits in (8, 10):

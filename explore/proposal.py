@@ -114,7 +114,8 @@ class Proposal:
 
     def _missed(self, found: Sequence[Values]) -> float:
         """How far the one that is nearest to meeting all constraints is from it, at most 1; 0 where one does."""
-        return min((max(0.0, 1.0 - 1.0 / (1.0 + _most_missed(self.constraints, v))) for v in found), default=1.0)
+        worst = (max([0.0, *violations(self.constraints, v)]) for v in found)
+        return min((1.0 - 1.0 / (1.0 + w) for w in worst), default=1.0)
 
     def _worth(self, found: Sequence[Values]) -> float:
         """The hypervolume; with one objective or more than three the share of all that was made that is on the frontier; while
@@ -144,10 +145,6 @@ class Proposal:
         owners = [(t, v) for t in own for v in t.made]
         best = on_frontier(self.objectives, self.constraints, [v for _, v in owners])
         return [t for (t, _), b in zip(owners, best, strict=True) if b]
-
-
-def _most_missed(constraints: Sequence[Constraint], values: Values) -> float:
-    return max([0.0, *violations(constraints, values)])
 
 
 def proposed(

@@ -39,7 +39,6 @@ SAMPLERS = ("frontier", "nsga2", "tpe", "random")
 HOPELESS = 10
 """So many failures before the first success end a search."""
 
-
 LARGEST = 0.1
 """What goes beyond a full training may take this share of the time that is left."""
 
@@ -50,8 +49,8 @@ class Options:
 
     `budget_s`: seconds in all, those of earlier sittings included; `trials`: most trials. `workers`: processes. `sampler`: of
     `SAMPLERS`; "frontier" gives the time to what pays (`explore.proposal`). `halving`: each trial begins with
-    1/halving**(rungs - 1) of a full training and goes on, times `halving`,
-    while it is among the best 1/halving of those that came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
+    1/halving**(rungs - 1) of a full training and goes on, times `halving`, while it is among the best 1/halving of those that
+    came so far (Li et al., arXiv:1810.05934); 1 trains all in full.
     `beyond`: so many times the best go on from a full training, to `halving` times as much, one of `halving` that came as far,
     unless that would take more than a tenth of the time that is left.
     `batch`: so many trials of one architecture are trained by one call of the training function's `many`. `trial_s`: seconds
@@ -280,7 +279,7 @@ class Study:
 
     def _proposal(self) -> Proposal:
         """What was tried so far, the oldest first, and what comes of it."""
-        states = sorted((s for s in self._by_key.values() if isinstance(s.key[1], int)), key=lambda s: s.created)
+        states = sorted(self._trained(), key=lambda s: s.created)
         running = [kind_of(self.space, p.params) for p in self.on_way.values()]
         return proposed(self.objectives, self.constraints, self.space, states, self.options.rungs, running)
 
@@ -292,9 +291,9 @@ class Study:
             here, before = self._reached(rung), self._reached(rung - 1)
             if len(here) >= len(before) // self.options.halving:
                 continue
-            for number in sorted(before - here):
+            for number in sorted((before - here) & self._promising(rung - 1)):
                 state = self._by_key.get(json.dumps([self.name, number, rung - 1, 0]))
-                if state is None or state.error or _is_final(state) or not self._promising(rung - 1, number):
+                if state is None or state.error or _is_final(state):
                     continue
                 expected_s = state.properties["seconds"] * self.options.halving
                 params = state.properties["params"]
@@ -306,7 +305,7 @@ class Study:
 
     def _reached(self, rung: int) -> set[int]:
         """Trials that came as far, or are on their way there."""
-        done = {s.key[1] for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung}
+        done = {s.key[1] for s in self._trained() if s.key[2] == rung}
         return done | {p.trial.number for p in self.on_way.values() if p.rung == rung}
 
     def _left_over(self, states: Iterable[Any]) -> Iterable[_Pending]:
@@ -434,7 +433,7 @@ class Study:
             raise CompileError("objectives", f"'{missing}' is not measured", fix)
         p.latest = _past(state)
         more = p.rung + 1 < self.options.rungs and self.options.halving > 1 and not _is_final(state)
-        if more and self._promising(p.rung, p.trial.number):
+        if more and p.trial.number in self._promising(p.rung):
             p.rung += 1
             return False
         p.trial.set_user_attr("violations", violations(self.constraints, state.metrics))
@@ -443,23 +442,25 @@ class Study:
         self.told += 1
         return True
 
-    def _promising(self, rung: int, trial: int) -> bool:
-        """Among the best 1/halving of the trials that had this rung so far, by fronts of candidates that none dominates."""
-        left = [s for s in self._by_key.values() if s.key[1] != "base" and s.key[2] == rung and not s.error]
-        many = len({s.key[1] for s in left})
-        if many < self.options.halving:
-            return True
+    def _promising(self, rung: int) -> set[int]:
+        """The best 1/halving of the trials that had this rung so far, by fronts of candidates that none dominates."""
+        left = [s for s in self._trained() if s.key[2] == rung and not s.error]
+        every = {s.key[1] for s in left}
+        if len(every) < self.options.halving:
+            return every
         better = set[int]()
-        while left and len(better) < math.ceil(many / self.options.halving):
+        while left and len(better) < math.ceil(len(every) / self.options.halving):
             best = self.on_frontier([_past(s) for s in left])
             front = {s.key[1] for s, is_best in zip(left, best, strict=True) if is_best}
             if not front:
-                return False
-            if trial in front:
-                return True
+                break
             better |= front
             left = [s for s in left if s.key[1] not in better]
-        return False
+        return better
+
+    def _trained(self) -> list[State]:
+        """What trials made; not what they started from, nor what synthesis said of them."""
+        return [s for s in self._by_key.values() if isinstance(s.key[1], int)]
 
     def on_frontier(self, past: Sequence[Past]) -> tuple[bool, ...]:
         """Which networks meet the constraints and are dominated by none that does."""

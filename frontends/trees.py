@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from ..ir.rounding import Rounding
 from ..ir.types import Fixed
+from .lower_trees import varying
 from .real import Float, Forest, Function, Input, Quant, RealBuilder, RealModel, Scale, Softmax
 
 __all__ = ["LINKS", "Tree", "joined", "tree_model", "with_types"]
@@ -156,8 +157,7 @@ def _parsed(text: str) -> Fixed:
 
 def _rounded_leaves(op: Forest, to: Fixed, name: str) -> Forest:
     steps = np.floor(np.ldexp(op.values, -int(to.exp)) + 0.5)
-    alone = op.roots[op.roots < 0]
-    leaves = np.delete(steps, ~alone, axis=0) if len(alone) < len(op.roots) else steps
+    leaves = varying(replace(op, values=steps))
     if leaves.size and (leaves.min() < to.lo or leaves.max() > to.hi):
         worst = float(np.ldexp(leaves.flat[np.argmax(np.abs(leaves))], int(to.exp)))
         raise CompileError(name, f"a leaf of {worst:g} does not fit {to.ap_fixed}", "give the scores more integer bits")

@@ -83,8 +83,9 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     wanted = targets(task, teacher, x, task.y[events])
     kind = "mse" if task.kind == "own" or (teacher is not None and not options.shared) else task.kind
     wanted = centred(task, wanted) if kind == "mse" else wanted
-    grid = _grid(x.double().numpy(), options.bits)
-    data = quantized(grid, x.double().numpy()) * grid.scale
+    floats = x.double().numpy()
+    grid = _grid(floats, options.bits)
+    data = quantized(grid, floats) * grid.scale
     fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
     model = _quantized(options, fitted, grid, data, kind, wanted)
     method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"
