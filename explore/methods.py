@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import optimize as opt
 from ..ir.errors import CompileError
+from ..optimize.symbolic import Compiled, Row
 from ..optimize.task import predict
 from .space import Branch, Choice, Integer, Real, Space
 from .trial import Past, Step, Trained, Trial
@@ -104,6 +105,11 @@ class Methods:
             cycles = {"ii": Choice(*self.ii)} if len(self.ii) > 1 else {}
             found[name] = {**self.architecture, **own, **cycles} if METHODS[name].network else own
         return {"method": Branch(found)}
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Packages that trials use."""
+        return ("sklearn.ensemble",) if "trees" in self.methods else ()
 
     @property
     def data_digest(self) -> str:
@@ -218,23 +224,20 @@ class _Setting:
         )
 
     def scores(self, module: nn.Module) -> dict[str, float]:
-        return self._scored(lambda x: predict(module, x))
-
-    def row(self, row: Any, steps: Sequence[Step]) -> Trained:
-        """Trees or formulas, by their integers."""
-        from ..optimize.symbolic import Compiled
-
-        compiled = Compiled(row.model, self.methods.target, self.methods.clock_ns)
-        scores = self._scored(lambda x: torch.as_tensor(compiled.predict(x), dtype=torch.float32))
-        return Trained(row.model, scores, method=self.params["method"], steps=steps)
-
-    def _scored(self, outputs: Callable[[Tensor], Tensor]) -> dict[str, float]:
         x, y = self.task.validation
-        found = {"accuracy": self.task.score_of(outputs(x), y)}
-        if self.methods.test is not None:
-            x, y = (torch.as_tensor(v) for v in self.methods.test)
-            found["test"] = self.task.score_of(outputs(x.float()), y)
-        return found
+        return {"accuracy": self.task.score_of(predict(module, x), y), **self._test(lambda x: predict(module, x))}
+
+    def row(self, row: Row, steps: Sequence[Step]) -> Trained:
+        """Trees or formulas, by their integers."""
+        compiled = Compiled(row.model, self.methods.target, self.methods.clock_ns)
+        test = self._test(lambda x: torch.as_tensor(compiled.predict(x), dtype=torch.float32))
+        return Trained(row.model, {"accuracy": row.score, **test}, method=self.params["method"], steps=steps)
+
+    def _test(self, outputs: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        if self.methods.test is None:
+            return {}
+        x, y = (torch.as_tensor(v) for v in self.methods.test)
+        return {"test": self.task.score_of(outputs(x.float()), y)}
 
 
 def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
@@ -385,18 +388,18 @@ def _post_training(s: _Setting) -> Trained:
 
 def _trees(s: _Setting) -> Trained:
     """Forests of all the rounds, of half of them, and so on: what a smaller one loses is seen at once."""
-    p, made = s.params, list[Trained]()
+    p = s.params
     rounds = [p["rounds"]]
     while rounds[-1] > 1:
         rounds.append(rounds[-1] // 2)
-    for count in reversed(rounds):
-        options = opt.Trees(
-            p["depth"], count, bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"], damping=1e-3,  # for rates near 1
-            target=s.methods.target, clock_ns=s.methods.clock_ns,
-        )  # fmt: skip
-        row = opt.fit_trees(s.task, options, seed=s.trial.seed)
-        made.append(s.row(row, [Step("Trees", _options(options))]))
-    return _last_of(made)
+    rounds.reverse()
+    options = opt.Trees(
+        p["depth"], bits=p["bits"], leaf_bits=p["leaf_bits"], rate=p["rate"], damping=1e-3,  # for rates near 1
+        target=s.methods.target, clock_ns=s.methods.clock_ns,
+    )  # fmt: skip
+    rows = opt.fit_forests(s.task, options, rounds, seed=s.trial.seed)
+    steps = [[Step("Trees", _options(replace(options, rounds=count)))] for count in rounds]
+    return _last_of([s.row(row, own) for row, own in zip(rows, steps, strict=True)])
 
 
 def _formulas(s: _Setting) -> Trained:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
 import pickle
 import signal
@@ -68,6 +70,7 @@ class Workers:
     ) -> None:
         self.train, self.target, self.clock_ns, self.count, self.limit_s = train, target, clock_ns, count, limit_s
         self.running: list[_Running] = []
+        _import([*getattr(train, "imports", ()), *(_EXPORT if "torch" in sys.modules else ())])
 
     @property
     def free(self) -> bool:
@@ -122,6 +125,17 @@ class Workers:
             r.process.join()
             r.pipe.close()
         self.running.clear()
+
+
+_EXPORT = ("torch.export._trace",)
+"""What compiling a module of torch imports at last."""
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Now, and not in every trial's process anew, which takes seconds; a trial that needs what is not installed will say so."""
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _work(

@@ -19,18 +19,19 @@ def is_sklearn(model: Any) -> bool:
     return str(type(model).__module__).split(".")[0] == "sklearn"
 
 
-def read_sklearn(model: Any, margin: bool = False) -> RealModel:
+def read_sklearn(model: Any, margin: bool = False, rounds: int | None = None) -> RealModel:
     """A fitted decision tree, random forest, extra trees, gradient boosting or histogram gradient boosting model.
 
     The output is what `predict` of a regressor gives, and `predict_proba` of a classifier: one column per class, or that of
-    the second class alone for boosting with two. With `margin`, the sums in front of sigmoid and softmax. Raises
-    `CompileError` for other models and for what is not understood.
+    the second class alone for boosting with two. With `margin`, the sums in front of sigmoid and softmax; with `rounds`, those of
+    the first so many rounds of boosting. Raises `CompileError` for other models and for what is not understood.
     """
     kind = type(model).__name__
     if kind not in _READERS:
         raise CompileError(kind, "is not a supported model of scikit-learn", f"known: {', '.join(_READERS)}")
     try:
         trees, base, link = _READERS[kind](model)
+        trees = trees if rounds is None else trees[: rounds * len(base)]  # round by round one for each output
         return tree_model(kind, int(model.n_features_in_), trees, base, link, margin)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
         rule = f"cannot be read ({type(e).__name__}: {e})"

@@ -28,7 +28,7 @@ from .shrink import Shrink
 from .symbolic import Symbolic, SymbolicResult, regress
 from .task import Task
 from .train import During, Train
-from .trees import Trees, fit_trees, sweep
+from .trees import Trees, fit_forests, fit_trees, sweep
 
 __all__ = [  # noqa: RUF022  in the order in which they are met
     # Formats, and modules that compute with them.
@@ -42,7 +42,7 @@ __all__ = [  # noqa: RUF022  in the order in which they are met
     "LowRank", "Distill", "Features", "MeanTeacher", "ReconstructionError",
     "PostTraining",
     # Students that are no networks.
-    "Symbolic", "SymbolicResult", "regress", "Trees", "fit_trees", "sweep",
+    "Symbolic", "SymbolicResult", "regress", "Trees", "fit_forests", "fit_trees", "sweep",
     # Many at once; from and to other tools.
     "Ensemble", "Run", "train_all", "from_keras", "to_qonnx",
     # Layers, for passes of one's own.

@@ -7,7 +7,7 @@ whose comparisons are paid once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..ir.types import Fixed
 from .symbolic import Compiled, Row, centred, flat, targets
 from .task import Task
 
-__all__ = ["Trees", "fit_trees", "frontier", "sweep"]
+__all__ = ["Trees", "fit_forests", "fit_trees", "frontier", "sweep"]
 
 Floats = NDArray[np.float64]
 
@@ -75,6 +75,15 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     Raises `CompileError` without scikit-learn, and for losses other than cross_entropy, mse and bce without a teacher.
     """
     options = options or Trees()
+    return fit_forests(task, options, [options.rounds], teacher, seed)[0]
+
+
+def fit_forests(
+    task: Task, options: Trees, rounds: Sequence[int], teacher: nn.Module | None = None, seed: int = 0
+) -> tuple[Row, ...]:
+    """What `fit_trees` gives for each of some numbers of rounds in place of the options' own; the trees are grown only once, the
+    first of the most being those of fewer."""
+    each = [replace(options, rounds=count) for count in rounds]
     x = flat("Trees", task)
     if teacher is None and task.kind == "own":
         raise CompileError("Trees", "fit losses by name, not a function", "give a teacher, whose outputs they learn")
@@ -86,15 +95,19 @@ def fit_trees(task: Task, options: Trees | None = None, teacher: nn.Module | Non
     floats = x.double().numpy()
     grid = _grid(floats, options.bits)
     data = quantized(grid, floats) * grid.scale
-    fitted = _shared(options, kind, data, wanted, seed) if options.shared else _own(options, kind, data, wanted, seed)
-    model = _quantized(options, fitted, grid, data, kind, wanted)
-    method = f"{'shared ' * options.shared}trees, depth {options.depth}, {options.rounds} rounds"
+    grow = _shared if options.shared else _own
+    forest = grow(max(each, key=lambda o: o.rounds), kind, data, wanted, seed)
     x_v, y_v = task.validation
 
     def score(outputs: Floats) -> float:
         return task.score_of(torch.as_tensor(outputs, dtype=torch.float32), y_v)
 
-    return Row.of(method, Compiled(model, options.target, options.clock_ns), score, x_v)
+    def row(of: Trees) -> Row:
+        model = _quantized(of, forest(of.rounds), grid, data, kind, wanted)
+        method = f"{'shared ' * of.shared}trees, depth {of.depth}, {of.rounds} rounds"
+        return Row.of(method, Compiled(model, of.target, of.clock_ns), score, x_v)
+
+    return tuple(row(o) for o in each)
 
 
 def sweep(
@@ -107,8 +120,8 @@ def sweep(
 ) -> tuple[Row, ...]:
     """The trees of all depths and numbers of rounds that none cheaper beats, the cheapest first."""
     options = options or Trees()
-    given = [replace(options, depth=d, rounds=n) for d in depths for n in rounds]
-    return frontier([fit_trees(task, o, teacher, seed) for o in given])
+    counts = tuple(rounds)
+    return frontier([r for d in depths for r in fit_forests(task, replace(options, depth=d), counts, teacher, seed)])
 
 
 def frontier(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -131,7 +144,11 @@ def _sklearn(name: str) -> Any:
     return getattr(ensemble, name, None) or getattr(tree, name)
 
 
-def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> RealModel:
+Grown = Callable[[int], RealModel]
+"""The sums of the trees of the first so many rounds."""
+
+
+def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Grown:
     """Each output with trees of its own."""
     common = {
         "max_iter": options.rounds, "max_depth": options.depth, "max_leaf_nodes": None, "learning_rate": options.rate,
@@ -142,10 +159,11 @@ def _own(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Rea
         labels = wanted.argmax(1) if wanted.shape[1] > 1 else (wanted[:, 0] > 0.5).astype(np.int64)
         if len(np.unique(labels)) < max(wanted.shape[1], 2):
             raise CompileError("Trees", "some class has no event in the training data", "use more events")
-        model = read_sklearn(_sklearn("HistGradientBoostingClassifier")(**common).fit(x, labels), margin=True)
-        return _of_two_classes(model) if wanted.shape[1] == 2 else model
+        fitted = _sklearn("HistGradientBoostingClassifier")(**common).fit(x, labels)
+        seen = _of_two_classes if wanted.shape[1] == 2 else lambda model: model
+        return lambda rounds: seen(read_sklearn(fitted, margin=True, rounds=rounds))
     parts = [_sklearn("HistGradientBoostingRegressor")(**common).fit(x, column) for column in wanted.T]
-    return _beside([read_sklearn(p) for p in parts], x.shape[1])
+    return lambda rounds: _beside([read_sklearn(p, rounds=rounds) for p in parts], x.shape[1])
 
 
 def _of_two_classes(model: RealModel) -> RealModel:
@@ -175,7 +193,7 @@ def _beside(models: list[RealModel], features: int) -> RealModel:
     return builder.model([("y", found[0] if len(found) == 1 else builder.add(Concat(0), *found, name="outputs"))])
 
 
-def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> RealModel:
+def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> Grown:
     """Trees with a value for every output in each leaf: gradient boosting (Friedman, 2001) with a Newton step in the leaves."""
     make = _sklearn("DecisionTreeRegressor")
     base = wanted.mean(0) if kind == "mse" else _logit(wanted)
@@ -194,7 +212,7 @@ def _shared(options: Trees, kind: str, x: Floats, wanted: Floats, seed: int) -> 
         left, right, features = (np.asarray(a, np.int64) for a in (t.children_left, t.children_right, t.feature))
         trees.append(Tree(features, np.asarray(t.threshold, np.float64), left, right, values))
         sums += values[leaf]
-    return tree_model("trees", x.shape[1], trees, base, "identity")
+    return lambda rounds: tree_model("trees", x.shape[1], trees[:rounds], base, "identity")
 
 
 def _logit(wanted: Floats) -> Floats:

@@ -316,3 +316,16 @@ def test_a_torn_journal_is_read(tmp_path):
     with journal.open("a") as file:
         file.write(json.dumps({"op_code": 4})[:7])
     assert len(searched(tmp_path / "runs", trials=5).candidates) == 5
+
+
+def test_packages_of_trials_are_imported_once_before_them(tmp_path):
+    class Needs:
+        imports = ("wave", "not_there_at_all")
+
+        def __call__(self, trial):
+            made = train(trial)
+            return Trained(made.model, {**made.metrics, "there": float("wave" in sys.modules)}, method=made.method)
+
+    sys.modules.pop("wave", None)
+    found = searched(tmp_path / "runs", train=Needs(), trials=2)
+    assert all(f.values["there"] == 1 for f in found.candidates)

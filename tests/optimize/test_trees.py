@@ -8,7 +8,7 @@ from torch import nn
 import hwcompile as hc
 from hwcompile import optimize as opt
 from hwcompile.optimize.symbolic import Compiled
-from hwcompile.optimize.trees import Trees, fit_trees, frontier, sweep
+from hwcompile.optimize.trees import Trees, fit_forests, fit_trees, frontier, sweep
 
 
 def task(loss="cross_entropy", events=1500):
@@ -121,6 +121,16 @@ def test_a_teacher_of_yes_or_no_is_learned_from(shared):
 def test_shared_trees_pay_their_comparisons_once():
     own, shared = (fit_trees(task(), Trees(depth=3, rounds=8, shared=s)) for s in (False, True))
     assert shared.lut < own.lut
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "bce"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_forests_of_fewer_rounds_are_the_first_trees_of_the_largest(loss, shared):
+    given, options = task(loss), Trees(depth=2, shared=shared)
+    together = fit_forests(given, options, (1, 3, 7))
+    alone = [fit_trees(given, Trees(depth=2, shared=shared, rounds=n)) for n in (1, 3, 7)]
+    assert [str(Compiled(r.model).graph) for r in together] == [str(Compiled(r.model).graph) for r in alone]
+    assert [(r.method, r.score) for r in together] == [(r.method, r.score) for r in alone]
 
 
 def test_a_sweep_is_a_frontier():
