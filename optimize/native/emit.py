@@ -8,12 +8,15 @@ from typing import Any
 
 from ...codegen.project import Project
 from .library import rendered
-from .program import Program, Quantization
+from .program import Conv, Pool, Program, Quantization
 
 __all__ = ["ALIGNMENT", "Buffer", "Layout", "emit", "plan"]
 
 ALIGNMENT = 16
 """Floats: arrays start at multiples of it and the rows of padded matrices are multiples of it (AVX-512, a cache line)."""
+
+DENSE_TILE, TILE = 64, 32
+"""Events at a time, so that all of a layer's values stay in the cache: of dense layers alone, and with convolutions, which make more."""
 
 
 @dataclass
@@ -65,11 +68,11 @@ def plan(program: Program) -> Layout:
     layout = Layout()
     p, layers = layout.parameters, list(enumerate(program.layers))
     for k, layer in layers:
-        p.add(f"{k}.weight", (layer.outputs, layer.inputs))
+        p.add(f"{k}.weight", layer.weight_shape)
     ends = [p.size]
     for k, layer in layers:
         if layer.bias:
-            p.add(f"{k}.bias", (layer.outputs,))
+            p.add(f"{k}.bias", layer.weight_shape[:1])
     ends.append(p.size)
     widths = [
         (f"{name}.{part}", q.shape, trained)
@@ -89,10 +92,10 @@ def plan(program: Program) -> Layout:
             p.add(name, shape)
     for k, layer in layers:
         if not layer.bias:
-            p.add(f"{k}.bias", (layer.outputs,))
+            p.add(f"{k}.bias", layer.weight_shape[:1])
         layout.constants.add(f"{k}.prices", (4,))
         if layer.masked:
-            layout.constants.add(f"{k}.mask", (layer.outputs, layer.inputs))
+            layout.constants.add(f"{k}.mask", layer.weight_shape)
         if layer.x is None:
             layout.constants.add(f"{k}.input.bits", (layer.inputs,))
     for name, q in quantizations(program):
@@ -103,8 +106,8 @@ def plan(program: Program) -> Layout:
     return layout
 
 
-def _described(name: str, q: Quantization | None, layout: Layout) -> dict[str, Any]:
-    """The fields of a quantizer that the text of the step needs, of a tensor that has one or none."""
+def _described(name: str, q: Quantization | None, layout: Layout, n: int = 0) -> dict[str, Any]:
+    """The fields of a quantizer that the text of the step needs, of a tensor that has one or none; `n`: values, of data."""
     parameters = layout.parameters
     rows, columns = (1, *q.shape)[-2:] if q else (1, 1)
     return {
@@ -120,6 +123,7 @@ def _described(name: str, q: Quantization | None, layout: Layout) -> dict[str, A
         "trained": q is not None and (q.fraction_trained or q.integer_trained),
         "row": columns if rows > 1 else 0,
         "column": 1 if columns > 1 else 0,
+        "span": n // columns if n and columns > 1 else 1,
         "f": parameters.get(f"{name}.fraction"),
         "i": parameters.get(f"{name}.integer"),
         "lowest": layout.ranges.get(f"{name}.lowest"),
@@ -132,11 +136,16 @@ def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
     stages: list[dict[str, Any]] = []
     for k in range(len(program.layers) + 1):
         last = k == len(program.layers)
-        q = program.output if last else program.layers[k].x
-        n = program.layers[-1].outputs if last else program.layers[k].inputs
-        found = _described("output" if last else f"{k}.input", q, layout)
-        found |= {"n": n, "p": padded(n)}
-        found |= {"relu": k > 0 and program.layers[k - 1].relu, "q": f"q{k}" if q else f"v{k}"}
+        layer, before = None if last else program.layers[k], program.layers[k - 1] if k else None
+        q = program.output if layer is None else layer.x
+        n = program.layers[-1].outputs if layer is None else layer.inputs
+        found = _described("output" if last else f"{k}.input", q, layout, n)
+        averaged = (
+            isinstance(before, Conv) and before.pool is not None and not before.pool.largest
+        )  # with the ReLU in it
+        found |= {"n": n, "p": padded(n), "planes": isinstance(layer, Conv), "behind_planes": isinstance(before, Conv)}
+        found |= {"relu": before is not None and before.relu and not averaged}
+        found |= {"q": f"q{k}" if q or found["planes"] else f"v{k}"}
         stages.append(found | {"widths": layout.constants.get(f"{k}.input.bits")})
     return stages
 
@@ -144,10 +153,10 @@ def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
 def _layers(program: Program, layout: Layout) -> list[dict[str, Any]]:
     return [
         {
-            "in": layer.inputs,
-            "out": layer.outputs,
-            "p": padded(layer.inputs),
-            "pt": padded(layer.outputs),
+            "out": layer.weight_shape[0],
+            "in": layer.weight_shape[1],
+            "p": padded(layer.weight_shape[1]),
+            "pt": padded(layer.weight_shape[0]),
             "weight": layout.parameters[f"{k}.weight"],
             "bias": layout.parameters[f"{k}.bias"],
             "masked": layer.masked,
@@ -155,9 +164,39 @@ def _layers(program: Program, layout: Layout) -> list[dict[str, Any]]:
             "prices": layout.constants[f"{k}.prices"],
             "w": _described(f"{k}.weight", layer.w, layout),
             "b": _described(f"{k}.bias", layer.b, layout),
+            "conv": isinstance(layer, Conv),
+            **(_planes(k, layer, program) if isinstance(layer, Conv) else {}),
         }
         for k, layer in enumerate(program.layers)
     ]
+
+
+def _planes(k: int, layer: Conv, program: Program) -> dict[str, Any]:
+    """Of a convolution: its geometry, and the planes of what it computes (`raw`), of what is pooled of that (`made`), and of the
+    gradients of both."""
+    on = k + 1 < len(program.layers) and isinstance(program.layers[k + 1], Conv)
+    made = f"{'v' if on else 'u'}{k + 1}"
+    return {
+        "geometry": [
+            *layer.shape,
+            layer.filters,
+            *_pairs(layer.kernel, layer.stride, layer.padding, layer.dilation),
+            layer.groups,
+        ],
+        "pool": None if layer.pool is None else _pooling(layer, layer.pool),
+        "raw_values": prod(layer.convolved),
+        "raw": made if layer.pool is None else f"a{k + 1}",
+        "made": made,
+        "on": on,
+    }
+
+
+def _pairs(*pairs: tuple[int, int]) -> list[int]:
+    return [n for pair in pairs for n in pair]
+
+
+def _pooling(layer: Conv, pool: Pool) -> list[Any]:
+    return [*layer.convolved, *_pairs(pool.size, pool.stride), pool.largest, layer.relu]
 
 
 def emit(program: Program) -> Project:
@@ -169,7 +208,8 @@ def emit(program: Program) -> Project:
         title="-".join(str(s["n"]) for s in stages),
         stages=stages,
         layers=_layers(program, layout),
+        tile=TILE if any(s["planes"] for s in stages) else DENSE_TILE,
         groups=layout.groups,
-        widest=max(s["p"] for s in stages),
+        widest=max(s["p"] for k, s in enumerate(stages) if k == 0 or not s["planes"]),
         loss=program.loss.upper(),
     )

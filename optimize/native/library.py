@@ -27,7 +27,7 @@ FLAGS = (
     "-fno-math-errno",
     "-ffp-contract=fast",
 )
-HEADERS = ("vectors.hpp", "quantizers.hpp", "losses.hpp")
+HEADERS = ("vectors.hpp", "quantizers.hpp", "planes.hpp", "losses.hpp")
 
 
 def rendered(name: str, **values: Any) -> Project:

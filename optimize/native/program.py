@@ -1,13 +1,16 @@
-"""What a generated training step computes: shapes and kinds of dense networks; knows no values and no C++."""
+"""What a generated training step computes: shapes and kinds of convolutions and dense layers; knows no values and no C++."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
 
 from ...ir.errors import CompileError
 from ...ir.rounding import Overflow, Rounding
 
-__all__ = ["KINDS", "LOSSES", "Dense", "Program", "Quantization"]
+__all__ = ["KINDS", "LOSSES", "Conv", "Dense", "Layer", "Pool", "Program", "Quantization"]
 
 KINDS = ("free", "clipped", "fixed")
 """`free`: nothing is clipped. `clipped`: SAT to given integer bits. `fixed`: constants of a width, which follow their largest."""
@@ -29,7 +32,7 @@ class Quantization:
     """How a tensor is fake-quantized: q = 2**-F clip(round(v 2**F)), F and I being the parameters fraction and integer, rounded.
 
     `shape`: of fraction and integer, broadcast to the tensor: of weights (1, 1), (outputs, 1), (1, inputs) or (outputs, inputs);
-    of biases and of data (1,) or (n,).
+    of biases and of data (1,) or (n,), of a convolution's data (channels,) too.
     `kind`: "free", where nothing is clipped (data: the range that was seen is tracked), "clipped" to [-2**I or 0, 2**I - 2**-F]
     by the `overflow` mode, or "fixed": constants of `bits` bits, clipped, F = bits - 1 - ceil(log2(max |v|)) of all that share it.
     `trained`: whether fraction has a gradient, ln 2 * (v - q) dL/dq (HGQ, arXiv:2405.00645); `integer_trained` the same of
@@ -85,12 +88,101 @@ class Dense:
     masked: bool = False
     bias: bool = True
 
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        return self.outputs, self.inputs
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """That of the widths of the data broadcasts to it."""
+        return (self.inputs,)
+
+
+Pair: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The largest value, or the mean, of windows of `size` at strides `stride`; what does not fill a window is left out."""
+
+    size: Pair
+    stride: Pair
+    largest: bool = True
+
+
+@dataclass(frozen=True)
+class Conv:
+    """y = pool(relu(Qx(x) * (Qw(w) * mask) + Qb(b))) of x ``[channels, rows, columns]`` in that order; w ``[filters, taps]``, a tap
+    being (channel of the group, row, column). Zeros are added at the border."""
+
+    shape: tuple[int, int, int]
+    filters: int
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    x: Quantization | None = None
+    w: Quantization | None = None
+    b: Quantization | None = None
+    relu: bool = False
+    masked: bool = False
+    bias: bool = True
+    pool: Pool | None = None
+
+    @property
+    def inputs(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def convolved(self) -> tuple[int, int, int]:
+        """The shape before pooling."""
+        sides = zip(self.shape[1:], self.kernel, self.stride, self.padding, self.dilation)
+        rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sides)
+        return self.filters, rows, columns
+
+    @property
+    def made(self) -> tuple[int, int, int]:
+        """The shape of the result."""
+        filters, *sides = self.convolved
+        if self.pool is None:
+            return self.convolved
+        rows, columns = ((n - k) // s + 1 for n, k, s in zip(sides, self.pool.size, self.pool.stride))
+        return filters, rows, columns
+
+    @property
+    def outputs(self) -> int:
+        return prod(self.made) if min(self.made) > 0 else 0
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        return self.filters, self.shape[0] // self.groups * prod(self.kernel)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """That of the widths of the data broadcasts to it: of channels, or of all values."""
+        of_channels = self.x is not None and self.x.shape == (self.shape[0],)
+        return (self.shape[0] if of_channels else self.inputs,)
+
+    def faults(self) -> Iterator[str]:
+        """What makes no convolution."""
+        numbers = (*self.shape, self.filters, *self.kernel, *self.stride, *self.dilation, self.groups)
+        numbers += (*self.pool.size, *self.pool.stride) if self.pool else ()
+        if min(numbers) < 1 or min(self.padding) < 0:
+            yield "sizes, strides, dilations and groups must be 1 or more, and padding 0 or more"
+        elif self.shape[0] % self.groups or self.filters % self.groups:
+            yield f"groups must divide {self.shape[0]} channels and {self.filters} filters, not be {self.groups}"
+
+
+Layer: TypeAlias = Dense | Conv
+
 
 @dataclass(frozen=True)
 class Program:
-    """A chain of dense layers, the loss (one of LOSSES) and an optional quantization of the outputs."""
+    """A chain of convolutions, then dense layers (either may be missing), the loss (one of LOSSES) and an optional quantization of
+    the outputs."""
 
-    layers: tuple[Dense, ...]
+    layers: tuple[Layer, ...]
     loss: str = "cross_entropy"
     output: Quantization | None = None
 
@@ -99,22 +191,31 @@ class Program:
             raise CompileError("program", "must have at least one layer, not none")
         if self.loss not in LOSSES:
             raise CompileError("program", f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
-        width = self.layers[0].inputs
+        before: Layer | None = None
         for k, layer in enumerate(self.layers):
-            where = f"layer {k}"
-            if min(layer.inputs, layer.outputs) < 1:
-                raise CompileError(where, f"must have inputs and outputs, not {layer.inputs} and {layer.outputs}")
-            if layer.inputs != width:
-                raise CompileError(where, f"must take the {width} outputs of the layer before, not {layer.inputs}")
-            width = layer.outputs
-            if layer.b is not None and not layer.bias:
-                raise CompileError(where, "has no bias, so that there is nothing for b to quantize", "leave b out")
-            for name, q, size, constant in (
-                ("inputs", layer.x, (layer.inputs,), False),
-                ("weights", layer.w, (layer.outputs, layer.inputs), True),
-                ("biases", layer.b, (layer.outputs,), True),
-            ):
-                if q is not None:
-                    q.check(f"{where} ({name})", size, constant)
+            _check(f"layer {k}", layer, before)
+            before = layer
         if self.output is not None:
-            self.output.check("outputs", (width,), False)
+            self.output.check("outputs", (self.layers[-1].outputs,), False)
+
+
+def _check(where: str, layer: Layer, before: Layer | None) -> None:
+    """Raise `CompileError` unless the layer can be computed, behind the one before."""
+    fault = next(layer.faults(), None) if isinstance(layer, Conv) else None
+    if fault is not None:
+        raise CompileError(where, fault)
+    if min(layer.inputs, layer.outputs) < 1:
+        raise CompileError(where, f"must have inputs and outputs, not {layer.inputs} and {layer.outputs}")
+    if before is not None and layer.inputs != before.outputs:
+        raise CompileError(where, f"must take the {before.outputs} outputs of the layer before, not {layer.inputs}")
+    if isinstance(layer, Conv) and not isinstance(before, Conv | None):
+        raise CompileError(where, "is a convolution behind a dense layer", "put convolutions first")
+    if layer.b is not None and not layer.bias:
+        raise CompileError(where, "has no bias, so that there is nothing for b to quantize", "leave b out")
+    for name, q, size, constant in (
+        ("inputs", layer.x, layer.data_shape, False),
+        ("weights", layer.w, layer.weight_shape, True),
+        ("biases", layer.b, layer.weight_shape[:1], True),
+    ):
+        if q is not None:
+            q.check(f"{where} ({name})", size, constant)
