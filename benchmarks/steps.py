@@ -23,7 +23,7 @@ from torch import nn
 
 from hwcompile import optimize as opt
 from hwcompile.optimize import native
-from hwcompile.optimize.native_engine import program_of, shared
+from hwcompile.optimize.native_program import bind, program_of
 
 REPEATS = 30
 os.environ.setdefault("KERAS_BACKEND", "torch")  # PQuantML imports Keras
@@ -87,24 +87,21 @@ def ours(kind: str) -> Iterator[tuple[str, Callable[[], object]]]:
     )
     yield "hwcompile on torch, widths learned per element", by_torch(learned, x, y)
     yield "the same with the resource term", by_torch(learned, x, y, lambda: opt.resource(learned, priced))
-    if kind == "mlp":
-        fast = opt.generated(opt.quantize(net, opt.Spec(), x).train(), priced)
-        fast.beta = 1e-7
-        yield "hwcompile generated, torch's loop, loss and Adam, resource term", by_torch(fast, x, y)
-        yield "hwcompile generated step, learned per element, resource term", generated(net, x, y)
+    fast = opt.generated(opt.quantize(net, opt.Spec(), x).train(), priced)
+    fast.beta = 1e-7
+    yield "hwcompile generated, torch's loop, loss and Adam, resource term", by_torch(fast, x, y)
+    yield "hwcompile generated step, learned per element, resource term", generated(net, x, y)
 
 
 def generated(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
     module = opt.quantize(net, opt.Spec(), x).train()
     program, layers = program_of(module, "cross_entropy")
     step = native.build(program)
-    for name, tensor in shared(layers):
-        if name in step.parameters:
-            step.parameters[name][...] = tensor.detach().numpy()
+    bind(step, layers)
     for k in range(len(layers)):
         step.constants[f"{k}.prices"][:] = (0.55, 0.18, 2.0, 0.5)
     order, plan = np.arange(len(x)), native.Schedule.constant(1, 1e-3, 1e-3, 1e-7)
-    data, labels = x.numpy(), y.numpy().astype(np.int32)
+    data, labels = x.flatten(1).numpy(), y.numpy().astype(np.int32)
     return lambda: step.run(data, labels, order, len(x), plan)
 
 

@@ -18,7 +18,7 @@ from ..ir.rounding import Overflow
 from .cost import Price, present, widths
 from .fake_quantize import fake_quantize
 from .layers import Mask, Weighted, WeightedLinear, layers, prepare
-from .native_engine import NoProgram, chain
+from .native_program import NoProgram, dense_chain
 from .pipeline import Result, Work
 from .quantizers import FRACTION_LIMIT, ActivationQuantizer, Quantizer, WeightQuantizer, integer_bits_of
 from .runs import Outcome
@@ -344,7 +344,7 @@ def _cost(layer: _Layer, price: Price) -> Tensor:
 def _chain(index: int, module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
     prepare(module)
     try:
-        return chain(module)
+        return dense_chain(module)
     except NoProgram as e:
         raise CompileError(f"module {index}", f"must be a chain of dense layers: {e}", "train it alone") from None
 

@@ -1,4 +1,4 @@
-"""A quantized dense network whose forward and backward are the generated step, for training loops of one's own."""
+"""A quantized network whose forward and backward are the generated step, for training loops of one's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..ir.errors import CompileError
 from .cost import Price, Prices
 from .layers import prepare
 from .native import Step, build
-from .native_engine import NoProgram, program_of, shared
+from .native_program import NoProgram, bind, program_of
 
 __all__ = ["Generated", "generated"]
 
@@ -26,25 +26,20 @@ def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
 
     Its parameters are the module's own (trained widths too), so that an optimizer of either trains both, and the module can
     be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result adds ``beta * resource`` to the
-    loss, through its gradients alone. Raises `CompileError` where no step is generated for the module: chains of dense layers
-    and ReLUs have one.
+    loss, through its gradients alone. Raises `CompileError` where no step is generated for the module: chains of convolutions
+    and dense layers, with ReLUs and pooling, have one.
     """
     prepare(module)
     try:
-        program, dense = program_of(module, "squared_error")
+        program, found = program_of(module, "squared_error")
     except NoProgram as e:
         raise CompileError(
             type(module).__name__, f"no training step is generated for it: {e}", "train the module itself"
         ) from None
     step = build(program)
-    names = dict(shared(dense))
-    for name, tensor in names.items():
-        for arrays in (step.parameters, step.ranges, step.constants):
-            if name in arrays:
-                arrays[name][...] = tensor.detach().numpy()
-                tensor.data = torch.from_numpy(arrays[name])
+    names = bind(step, found)
     own = {m: name for name, m in module.named_modules()}
-    for k, layer in enumerate(dense):
+    for k, layer in enumerate(found):
         price = (prices or {}).get(own[layer], FREE)
         step.constants[f"{k}.prices"][:] = (price.first, price.bit, price.extra, price.input)
     return Generated(module, step, [(n, t) for n, t in names.items() if n in step.gradients])
@@ -67,14 +62,15 @@ class Generated(nn.Module):
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, owner: Generated, *parameters: Tensor) -> Tensor:
-        ctx.owner, ctx.x = owner, x
-        return torch.from_numpy(owner.step.forward(x.detach().numpy()))
+        ctx.owner, ctx.shape = owner, x.shape
+        ctx.events = x.detach().reshape(len(x), -1).numpy()
+        return torch.from_numpy(owner.step.forward(ctx.events))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         owner: Generated = ctx.owner
         wanted = bool(ctx.needs_input_grad[0])
         dy = np.ascontiguousarray(g.numpy(), np.float32)
-        dx = owner.step.backward(ctx.x.detach().numpy(), dy, beta=owner.beta, input_gradient=wanted)
-        found = (torch.from_numpy(owner.step.gradients[name].copy()) for name, _ in owner.trained)
-        return None if dx is None else torch.from_numpy(dx), None, *found
+        dx = owner.step.backward(ctx.events, dy, beta=owner.beta, input_gradient=wanted)
+        found = (torch.from_numpy(owner.step.gradients[name].copy()).view(t.shape) for name, t in owner.trained)
+        return None if dx is None else torch.from_numpy(dx).view(ctx.shape), None, *found

@@ -16,7 +16,7 @@ ALIGNMENT = 16
 """Floats: arrays start at multiples of it and the rows of padded matrices are multiples of it (AVX-512, a cache line)."""
 
 DENSE_TILE, TILE = 64, 32
-"""Events at a time, so that all of a layer's values stay in the cache: of dense layers alone, and with convolutions, which make more."""
+"""Events at a time, so that all of a layer's values stay in the cache: of dense layers alone, and with convolutions."""
 
 
 @dataclass

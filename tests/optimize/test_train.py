@@ -192,8 +192,8 @@ def bad_loader():
         ),
         (
             [opt.Train(1, engine="native")],
-            lambda: task(loss=nn.functional.cross_entropy),
-            "no training step is generated here",
+            bad_loader,
+            "no training step is generated here: the data do not lie in memory",
         ),
     ],
 )

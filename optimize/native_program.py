@@ -1,0 +1,263 @@
+"""Which modules a training step can be generated for, as what program, and which of their tensors both hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from ..ir.errors import CompileError
+from .layers import Mask, Weighted, WeightedConv1d, WeightedConv2d, WeightedLinear
+from .modules import traced
+from .native import Conv, Dense, Layer, Pool, Program, Quantization, Step
+from .quantizers import ActivationQuantizer, WeightQuantizer
+
+__all__ = ["Link", "NoProgram", "bind", "chain", "dense_chain", "program_of", "shared"]
+
+_RELU = (torch.relu, functional.relu, "relu")
+_FLAT = (torch.flatten, "flatten")
+_POOLS: dict[Any, type[nn.Module]] = {
+    functional.max_pool1d: nn.MaxPool1d,
+    functional.max_pool2d: nn.MaxPool2d,
+    functional.avg_pool1d: nn.AvgPool1d,
+    functional.avg_pool2d: nn.AvgPool2d,
+}
+_LARGEST, _MEAN = (nn.MaxPool1d, nn.MaxPool2d), (nn.AvgPool1d, nn.AvgPool2d)
+
+
+class NoProgram(Exception):
+    """Why there is no generated step."""
+
+
+@dataclass
+class Link:
+    """A layer of a chain, and what follows it: a ReLU, then pooling."""
+
+    layer: Weighted
+    relu: bool = False
+    pool: Pool | None = None
+
+
+# ---- the chain --------------------------------------------------------------------------------------------------------------
+
+
+def chain(module: nn.Module) -> list[Link]:
+    """The layers of a module that is a chain of convolutions, then dense layers, with ReLUs and pooling; `NoProgram` otherwise."""
+    if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+        raise NoProgram("it has forward hooks")
+    try:
+        graph = traced(module, "a generated training step")
+    except CompileError as e:
+        raise NoProgram(e.rule) from None
+    parts, found = dict(graph.named_modules()), _Chain()
+    inputs = 0
+    for node in graph.graph.nodes:
+        inputs += node.op == "placeholder"
+        if len(node.users) > 1 or inputs > 1:
+            raise NoProgram("its layers are not a chain")
+        if node.op not in ("placeholder", "output"):
+            found.add(_part(node, parts))
+    if not found.links:
+        raise NoProgram("it has no layer with weights")
+    if not found.flat:
+        raise NoProgram("its outputs are not one vector")
+    return found.links
+
+
+def dense_chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
+    """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
+    found = list[tuple[WeightedLinear, bool]]()
+    for link in chain(module):
+        if not isinstance(link.layer, WeightedLinear):
+            raise NoProgram(f"{type(link.layer).__name__} is not a dense layer")
+        found.append((link.layer, link.relu))
+    return found
+
+
+def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
+    """The layer that a node calls, or the one that does the same as its function."""
+    if node.op == "call_module":
+        return parts[str(node.target)]
+    if node.target in _RELU:
+        return nn.ReLU()
+    if node.target in _FLAT:
+        return nn.Flatten(*node.args[1:], **node.kwargs)  # pyright: ignore[reportArgumentType]
+    if node.target in _POOLS:
+        return _POOLS[node.target](*node.args[1:], **node.kwargs)
+    raise NoProgram(f"{getattr(node.target, '__name__', node.target)} is not a layer, a ReLU or pooling")
+
+
+class _Chain:
+    """The links so far; `flat`: what comes next reads one vector, None: nothing came yet."""
+
+    def __init__(self) -> None:
+        self.links, self.flat = list[Link](), None
+
+    def add(self, part: nn.Module) -> None:
+        """The next layer; raises `NoProgram` for one that does not go on."""
+        if isinstance(part, Weighted):
+            self._layer(part)
+        elif isinstance(part, nn.ReLU):
+            last = self.links[-1] if self.links else None
+            if last is None or last.relu or (last.pool is not None and not last.pool.largest):
+                raise NoProgram("a ReLU does not follow a layer")
+            last.relu = True  # of the largest value, or the largest of the ReLUs: it is the same
+        elif isinstance(part, (*_LARGEST, *_MEAN)):
+            if not self.links or self.links[-1].pool is not None or self.flat:
+                raise NoProgram("pooling does not follow a convolution")
+            self.links[-1].pool = _pool(part)
+        elif isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1):
+            self.flat = True
+        elif not isinstance(part, nn.Identity):
+            raise NoProgram(f"{type(part).__name__} is not a dense layer, a convolution, a ReLU or pooling")
+
+    def _layer(self, part: Weighted) -> None:
+        if any(part is link.layer for link in self.links):
+            raise NoProgram("a layer is used twice")
+        if isinstance(part, WeightedLinear) and self.flat is not False:
+            self.flat = True
+        elif isinstance(part, WeightedConv1d | WeightedConv2d) and not self.flat:
+            self.flat = False
+            if isinstance(part.padding, str) or part.padding_mode != "zeros":
+                raise NoProgram("padding with other than zeros, or by a name, is not generated")
+        else:
+            raise NoProgram(f"{type(part).__name__} is not a dense layer on a vector, or a convolution before those")
+        self.links.append(Link(part))
+
+
+def _pool(part: Any) -> Pool:
+    largest = isinstance(part, _LARGEST)
+    plain = part.padding in (0, (0,), (0, 0)) and not part.ceil_mode
+    if largest:
+        plain = plain and part.dilation in (1, (1,), (1, 1)) and not part.return_indices
+    if not plain or getattr(part, "divisor_override", None) is not None:
+        raise NoProgram(f"{type(part).__name__} with padding, dilation, ceil_mode or other divisors is not generated")
+    one = isinstance(part, nn.MaxPool1d | nn.AvgPool1d)
+    return Pool(_pair(part.kernel_size, one), _pair(part.stride, one), largest)
+
+
+def _pair(given: Any, one: bool, there: int = 1) -> tuple[int, int]:
+    """(rows, columns) of a layer's option; along `one` axis that of the columns, beside `there`."""
+    numbers = (given,) if isinstance(given, int) else tuple(given)
+    if one:
+        return there, int(numbers[0])
+    return (int(numbers[0]), int(numbers[-1]))
+
+
+# ---- the program ------------------------------------------------------------------------------------------------------------
+
+
+def _constant(q: WeightQuantizer | None) -> Quantization | None:
+    if q is None:
+        return None
+    given, (first, *others) = q.format, q.fraction.shape
+    shape = (first, math.prod(others)) if others else (first,)
+    if given.trained:
+        return Quantization("free", shape, given.rounding)
+    return Quantization("fixed", shape, given.rounding, trained=False, bits=given.bits, overflow=given.overflow)
+
+
+def _data(q: ActivationQuantizer | None) -> Quantization | None:
+    if q is None:
+        return None
+    given, shape = q.format, (q.fraction.numel(),)
+    if given.range == "tracked":
+        return Quantization("free", shape, given.rounding, trained=given.trained)
+    follows = given.range == "learned" and not given.trained
+    return Quantization(
+        "clipped",
+        shape,
+        given.rounding,
+        trained=given.trained,
+        integer_trained=given.range == "learned",
+        signed=bool(q.signed),
+        bits=given.bits if follows else None,
+        overflow=given.overflow,
+    )
+
+
+def _described(link: Link, shape: Sequence[int] | None) -> Layer:
+    """A layer of the program; `shape`: of an event as it comes to a convolution."""
+    layer: Any = link.layer
+    if layer.mask is not None and not isinstance(layer.mask, Mask):
+        raise NoProgram("a mask is trained")
+    if (layer.input_quantizer is None) != (layer.weight_quantizer is None):
+        raise NoProgram("a layer is quantized in part")
+    common: dict[str, Any] = {
+        "x": _data(layer.input_quantizer), "w": _constant(layer.weight_quantizer), "b": _constant(layer.bias_quantizer),
+        "relu": link.relu, "masked": layer.mask is not None, "bias": layer.bias is not None,
+    }  # fmt: skip
+    if isinstance(layer, WeightedLinear):
+        if layer.input_quantizer is not None and layer.input_quantizer.fraction.ndim != 1:
+            raise NoProgram("its data have more than one axis")
+        return Dense(layer.in_features, layer.out_features, **common)
+    if shape is None:
+        raise NoProgram("the shape of an event is not known, since the module is not quantized")
+    one = isinstance(layer, WeightedConv1d)
+    if len(shape) != (2 if one else 3):
+        raise NoProgram(f"an event of shape {list(shape)} is not [channels, ...] for its convolution")
+    rows, columns = (1, shape[1]) if one else (shape[1], shape[2])
+    there = [
+        (name, _pair(getattr(layer, name), one, int(name != "padding"))) for name in ("stride", "padding", "dilation")
+    ]
+    return Conv(
+        (shape[0], rows, columns),
+        layer.out_channels,
+        _pair(layer.kernel_size, one),
+        **dict(there),
+        groups=layer.groups,
+        pool=link.pool,
+        **common,
+    )
+
+
+def program_of(module: nn.Module, loss: str, shape: Sequence[int] | None = None) -> tuple[Program, list[Weighted]]:
+    """The program of a chain and its layers, which `shared` takes; raises `NoProgram` where there is none. `shape`: of an
+    event; what `quantize` saw, if it is not given."""
+    found = chain(module)
+    shape = getattr(found[0].layer, "input_shape", None) if shape is None else shape
+    layers = list[Layer]()
+    try:
+        for link in found:
+            made = _described(link, shape)
+            layers.append(made)
+            if isinstance(made, Conv):
+                shape = (made.made[0], made.made[2]) if isinstance(link.layer, WeightedConv1d) else made.made
+        return Program(tuple(layers), loss), [link.layer for link in found]
+    except CompileError as e:
+        raise NoProgram(e.rule) from None
+
+
+def shared(layers: list[Weighted]) -> Iterator[tuple[str, Tensor]]:
+    """(name in the step, tensor of the module) of everything that both hold."""
+    for k, layer in enumerate(layers):
+        yield f"{k}.weight", layer.weight
+        if layer.bias is not None:
+            yield f"{k}.bias", layer.bias
+        parts = (("weight", layer.weight_quantizer), ("bias", layer.bias_quantizer), ("input", layer.input_quantizer))
+        for part, q in parts:
+            if q is not None:
+                yield f"{k}.{part}.fraction", q.fraction
+            if isinstance(q, ActivationQuantizer):
+                yield f"{k}.{part}.integer", q.integer
+                yield f"{k}.{part}.lowest", q.lowest
+                yield f"{k}.{part}.highest", q.highest
+        if isinstance(layer.mask, Mask):
+            yield f"{k}.mask", layer.mask.keep
+
+
+def bind(step: Step, layers: list[Weighted]) -> dict[str, Tensor]:
+    """Make the step's memory that of the layers' tensors, which keep their numbers; gives these by their names in the step."""
+    found = dict(shared(layers))
+    for name, tensor in found.items():
+        for arrays in (step.parameters, step.ranges, step.constants):
+            if name in arrays:
+                view = torch.from_numpy(arrays[name]).view(tensor.shape)
+                view.copy_(tensor.detach())
+                tensor.data = view
+    return found

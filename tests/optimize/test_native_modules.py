@@ -1,0 +1,158 @@
+"""Modules whose training steps are generated train as torch trains them; of the others it is said why not."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hwcompile as hc
+from hwcompile import optimize as opt
+from hwcompile.optimize.layers import prepare
+from hwcompile.optimize.native import Conv, Pool
+from hwcompile.optimize.native_program import NoProgram, program_of
+
+
+class Functions(nn.Module):
+    """Pooling and ReLUs as functions, in the other order."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.Conv2d(4, 3, 2, 2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.relu(F.max_pool2d(self.a(x), 2))
+        return self.c(torch.flatten(torch.relu(self.b(x)), 1))
+
+
+def image():
+    return nn.Sequential(
+        nn.Conv2d(1, 1, 3, bias=False), nn.Conv2d(1, 4, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 2, groups=2), nn.ReLU(),
+        nn.MaxPool2d(2, 1), nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+def series():
+    return nn.Sequential(
+        nn.Conv1d(2, 5, 3, 2, 1),
+        nn.ReLU(),
+        nn.MaxPool1d(2),
+        nn.Conv1d(5, 4, 2, dilation=2),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+NETWORKS = {"image": (image, (1, 8, 9)), "series": (series, (2, 15)), "functions": (Functions, (2, 4, 8))}
+
+FORMATS = {
+    "float": None,
+    "tracked": opt.Spec(),
+    "learned ranges": opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, range="learned")),
+    "channels": opt.Spec(opt.learned(6, per="channel"), opt.learned(6), opt.learned(6, per="channel")),
+    "fixed": opt.Spec.uniform(5, 6),
+}
+
+
+def made(name, seed=0):
+    torch.manual_seed(seed)
+    make, shape = NETWORKS[name]
+    x = np.random.default_rng(seed).normal(size=(300, *shape)).astype(np.float32)
+    return make(), x, np.abs(x).reshape(300, -1)[:, :3].argmax(1)
+
+
+def far_off(outputs, y):
+    """A loss that only torch knows."""
+    return F.huber_loss(outputs[:, 0], y.float()) + outputs[:, 1:].square().mean()
+
+
+def assert_alike(found):
+    assert found["torch"].keys() == found["native"].keys()
+    for name, value in found["torch"].items():
+        if value.is_floating_point() and "lowest" not in name and "highest" not in name:
+            assert torch.allclose(value, found["native"][name], atol=3e-4), name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("formats", FORMATS)
+def test_torch_and_the_generated_step_train_alike(name, formats):
+    found, (module, x, y) = {}, made(name)
+    for engine in ("torch", "native"):
+        passes = [opt.Quantize(FORMATS[formats])] if FORMATS[formats] else []
+        train = opt.Train(1, batch=90, beta=1e-5, engine=engine, lr=1e-3, schedule="constant")
+        found[engine] = opt.Pipeline([*passes, train]).run(module, opt.Task(x, y)).module.state_dict()
+    assert_alike(found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_loss_of_its_own_goes_through_the_generated_step(name):
+    found, (module, x, y) = {}, made(name)
+    for engine in ("torch", "native"):
+        train = opt.Train(1, batch=90, beta=1e-5, engine=engine, lr=1e-3, schedule="constant")
+        result = opt.Pipeline([opt.Quantize(), train]).run(module, opt.Task(x, y, loss=far_off))
+        found[engine] = result.module.state_dict()
+    assert_alike(found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_budget_and_pruning_of_convolutions(name):
+    module, x, y = made(name)
+    start = opt.Pipeline([opt.Quantize()]).run(module, opt.Task(x, y)).module
+    budget = 0.6 * opt.measures(start, opt.Task(x, y))["lut"]
+    passes = [opt.Quantize(), opt.Prune(0.3), opt.Train(40, batch=90, budget=budget, lr_bits=0.05, engine="native")]
+    trained = opt.Pipeline(passes).run(module, opt.Task(x, y)).module
+    assert opt.measures(trained, opt.Task(x, y))["lut"] <= 1.05 * budget
+    design = hc.compile(trained, example_inputs=x, backends=("cpu",))
+    with torch.no_grad():
+        assert np.array_equal(design.predict(x), trained.eval()(torch.from_numpy(x)).numpy())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_generated_gradients_are_those_of_the_module(name):
+    module, x, _ = made(name)
+    module = opt.quantize(module, FORMATS["learned ranges"], x).train()
+    inputs = [torch.from_numpy(x).requires_grad_() for _ in range(2)]
+    fast, grads = opt.generated(module), []
+    for net, given in zip((module, fast), inputs, strict=True):
+        module.zero_grad()
+        net(given).square().mean().backward()
+        grads.append({n: p.grad.clone() for n, p in module.named_parameters()})
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-6)
+    for key, gradient in grads[0].items():
+        assert torch.allclose(gradient, grads[1][key], rtol=1e-4, atol=1e-5), key
+
+
+def test_the_program_of_a_module():
+    module, x, _ = made("image")
+    prepare(module)
+    program, _ = program_of(module, "cross_entropy", x.shape[1:])
+    convolutions = [layer for layer in program.layers if isinstance(layer, Conv)]
+    assert [c.shape for c in convolutions] == [(1, 8, 9), (1, 6, 7), (4, 3, 3)]
+    assert convolutions[1].pool == Pool((2, 2), (2, 2), largest=False)
+    assert [c.relu for c in convolutions] == [False, True, True]
+
+
+REFUSED = [
+    (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten()), "a ReLU does not follow a layer"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3, padding="same"), nn.Flatten()), "padding with other than zeros, or by a name"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2, padding=1), nn.Flatten()), "MaxPool2d with padding"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)), "pooling does not follow a convolution"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(6, 2)), "is not a dense layer on a vector"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3)), "its outputs are not one vector"),
+    (nn.Sequential(nn.Flatten(), nn.Tanh()), "Tanh is not a dense layer, a convolution, a ReLU or pooling"),
+    (nn.Sequential(nn.Flatten()), "it has no layer with weights"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), "its first layer reads"),
+]
+
+
+@pytest.mark.parametrize("module, says", REFUSED)
+def test_why_there_is_no_generated_step(module, says):
+    x, y = np.zeros((50, 1, 8, 8), np.float32), np.arange(50) % 2
+    if "first layer" in says:
+        x = np.zeros((50, 1, 8, 7), np.float32)
+    else:
+        prepare(module)
+        with pytest.raises(NoProgram, match=says):
+            program_of(module, "cross_entropy", (1, 8, 8))
+    with pytest.raises(hc.CompileError, match=says):
+        opt.Pipeline([opt.Train(1, engine="native")]).run(module, opt.Task(x, y))
