@@ -17,10 +17,11 @@ from .modules import traced
 from .native import Conv, Dense, Layer, Pool, Program, Quantization, Step
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
-__all__ = ["Link", "NoProgram", "bind", "chain", "dense_chain", "program_of", "shared"]
+__all__ = ["Chain", "Link", "NoProgram", "bind", "chain", "dense_chain", "program_of", "shared"]
 
 _RELU = (torch.relu, functional.relu, "relu")
 _FLAT = (torch.flatten, "flatten")
+_RAISED = (torch.unsqueeze, "unsqueeze")
 _POOLS: dict[Any, type[nn.Module]] = {
     functional.max_pool1d: nn.MaxPool1d,
     functional.max_pool2d: nn.MaxPool2d,
@@ -46,7 +47,7 @@ class Link:
 # ---- the chain --------------------------------------------------------------------------------------------------------------
 
 
-def chain(module: nn.Module) -> list[Link]:
+def chain(module: nn.Module) -> Chain:
     """The layers of a module that is a chain of convolutions, then dense layers, with ReLUs and pooling; `NoProgram` otherwise."""
     if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
         raise NoProgram("it has forward hooks")
@@ -54,7 +55,7 @@ def chain(module: nn.Module) -> list[Link]:
         graph = traced(module, "a generated training step")
     except CompileError as e:
         raise NoProgram(e.rule) from None
-    parts, found = dict(graph.named_modules()), _Chain()
+    parts, found = dict(graph.named_modules()), Chain()
     inputs = 0
     for node in graph.graph.nodes:
         inputs += node.op == "placeholder"
@@ -66,13 +67,13 @@ def chain(module: nn.Module) -> list[Link]:
         raise NoProgram("it has no layer with weights")
     if not found.flat:
         raise NoProgram("its outputs are not one vector")
-    return found.links
+    return found
 
 
 def dense_chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
     """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
     found = list[tuple[WeightedLinear, bool]]()
-    for link in chain(module):
+    for link in chain(module).links:
         if not isinstance(link.layer, WeightedLinear):
             raise NoProgram(f"{type(link.layer).__name__} is not a dense layer")
         found.append((link.layer, link.relu))
@@ -87,16 +88,24 @@ def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
         return nn.ReLU()
     if node.target in _FLAT:
         return nn.Flatten(*node.args[1:], **node.kwargs)  # pyright: ignore[reportArgumentType]
+    if node.target in _RAISED and node.args[1:] == (1,):
+        return nn.Unflatten(1, (1, -1))
     if node.target in _POOLS:
         return _POOLS[node.target](*node.args[1:], **node.kwargs)
     raise NoProgram(f"{getattr(node.target, '__name__', node.target)} is not a layer, a ReLU or pooling")
 
 
-class _Chain:
-    """The links so far; `flat`: what comes next reads one vector, None: nothing came yet."""
+class Chain:
+    """The links so far; `flat`: what comes next reads one vector, None: nothing came yet. `entry`: what the first axis of an event
+    becomes before the first layer, -1 being what is left."""
 
     def __init__(self) -> None:
-        self.links, self.flat = list[Link](), None
+        self.links, self.flat, self.entry = list[Link](), None, (-1,)
+
+    def shape(self, event: Sequence[int]) -> tuple[int, ...]:
+        """Of an event as the first layer reads it."""
+        rest = event[0] // -math.prod(self.entry) if -1 in self.entry else 0
+        return (*(rest if n == -1 else n for n in self.entry), *event[1:])
 
     def add(self, part: nn.Module) -> None:
         """The next layer; raises `NoProgram` for one that does not go on."""
@@ -113,6 +122,8 @@ class _Chain:
             self.links[-1].pool = _pool(part)
         elif isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1):
             self.flat = True
+        elif isinstance(part, nn.Unflatten) and part.dim == 1 and not self.links and self.flat is None:
+            self.entry = tuple(int(n) for n in part.unflattened_size)
         elif not isinstance(part, nn.Identity):
             raise NoProgram(f"{type(part).__name__} is not a dense layer, a convolution, a ReLU or pooling")
 
@@ -220,15 +231,15 @@ def program_of(module: nn.Module, loss: str, shape: Sequence[int] | None = None)
     """The program of a chain and its layers, which `shared` takes; raises `NoProgram` where there is none. `shape`: of an
     event; what `quantize` saw, if it is not given."""
     found = chain(module)
-    shape = getattr(found[0].layer, "input_shape", None) if shape is None else shape
+    shape = getattr(found.links[0].layer, "input_shape", None) if shape is None else found.shape(shape)
     layers = list[Layer]()
     try:
-        for link in found:
+        for link in found.links:
             made = _described(link, shape)
             layers.append(made)
             if isinstance(made, Conv):
                 shape = (made.made[0], made.made[2]) if isinstance(link.layer, WeightedConv1d) else made.made
-        return Program(tuple(layers), loss), [link.layer for link in found]
+        return Program(tuple(layers), loss), [link.layer for link in found.links]
     except CompileError as e:
         raise NoProgram(e.rule) from None
 

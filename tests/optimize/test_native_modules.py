@@ -43,7 +43,28 @@ def series():
     )
 
 
-NETWORKS = {"image": (image, (1, 8, 9)), "series": (series, (2, 15)), "functions": (Functions, (2, 4, 8))}
+class Raised(nn.Module):
+    """An image without an axis of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 3))
+
+    def forward(self, x):
+        return self.layers(x.unsqueeze(1))
+
+
+def vector():
+    return nn.Sequential(nn.Unflatten(1, (3, -1)), nn.Conv1d(3, 2, 4), nn.Flatten(), nn.Linear(6, 3))
+
+
+NETWORKS = {
+    "image": (image, (1, 8, 9)),
+    "series": (series, (2, 15)),
+    "functions": (Functions, (2, 4, 8)),
+    "raised": (Raised, (5, 4)),
+    "vector": (vector, (18,)),
+}
 
 FORMATS = {
     "float": None,
@@ -73,8 +94,24 @@ def assert_alike(found):
             assert torch.allclose(value, found["native"][name], atol=3e-4), name
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("formats", FORMATS)
+def some(every, quick):
+    """All of them, those not in `quick` in the nightly run: each is compiled."""
+    return [
+        e if e in quick else pytest.param(*(e if isinstance(e, tuple) else (e,)), marks=pytest.mark.slow) for e in every
+    ]
+
+
+PAIRS = [(name, formats) for name in NETWORKS for formats in FORMATS]
+QUICK = [
+    ("image", "learned ranges"),
+    ("image", "channels"),
+    ("series", "tracked"),
+    ("functions", "fixed"),
+    ("vector", "float"),
+]
+
+
+@pytest.mark.parametrize(("name", "formats"), some(PAIRS, QUICK))
 def test_torch_and_the_generated_step_train_alike(name, formats):
     found, (module, x, y) = {}, made(name)
     for engine in ("torch", "native"):
@@ -84,7 +121,7 @@ def test_torch_and_the_generated_step_train_alike(name, formats):
     assert_alike(found)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, ["raised"]))
 def test_a_loss_of_its_own_goes_through_the_generated_step(name):
     found, (module, x, y) = {}, made(name)
     for engine in ("torch", "native"):
@@ -94,7 +131,7 @@ def test_a_loss_of_its_own_goes_through_the_generated_step(name):
     assert_alike(found)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, ["image"]))
 def test_a_budget_and_pruning_of_convolutions(name):
     module, x, y = made(name)
     start = opt.Pipeline([opt.Quantize()]).run(module, opt.Task(x, y)).module
@@ -107,7 +144,7 @@ def test_a_budget_and_pruning_of_convolutions(name):
         assert np.array_equal(design.predict(x), trained.eval()(torch.from_numpy(x)).numpy())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, ["raised"]))
 def test_generated_gradients_are_those_of_the_module(name):
     module, x, _ = made(name)
     module = opt.quantize(module, FORMATS["learned ranges"], x).train()
