@@ -23,7 +23,7 @@ from torch import nn
 
 from hwcompile import optimize as opt
 from hwcompile.optimize import native
-from hwcompile.optimize.native_program import bind, program_of
+from hwcompile.optimize.native_program import bind, plan_of
 
 REPEATS = 30
 os.environ.setdefault("KERAS_BACKEND", "torch")  # PQuantML imports Keras
@@ -95,14 +95,14 @@ def ours(kind: str) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def generated(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
     module = opt.quantize(net, opt.Spec(), x).train()
-    program, layers = program_of(module, "cross_entropy")
-    step = native.build(program)
-    bind(step, layers)
-    for k in range(len(layers)):
+    plan = plan_of(module, "cross_entropy")
+    step = native.build(plan.program)
+    bind(step, plan)
+    for k in range(len(plan.layers)):
         step.constants[f"{k}.prices"][:] = (0.55, 0.18, 2.0, 0.5)
-    order, plan = np.arange(len(x)), native.Schedule.constant(1, 1e-3, 1e-3, 1e-7)
+    order, schedule = np.arange(len(x)), native.Schedule.constant(1, 1e-3, 1e-3, 1e-7)
     data, labels = x.flatten(1).numpy(), y.numpy().astype(np.int32)
-    return lambda: step.run(data, labels, order, len(x), plan)
+    return lambda: step.run(data, labels, order, len(x), schedule)
 
 
 def brevitas(kind: str) -> tuple[str, Callable[[], object]]:

@@ -12,7 +12,7 @@ from ..ir.errors import CompileError
 from .cost import Price, Prices
 from .layers import prepare
 from .native import Step, build
-from .native_program import NoProgram, bind, program_of
+from .native_program import NoProgram, Plan, as_in, bind, plan_of
 
 __all__ = ["Generated", "generated"]
 
@@ -31,26 +31,26 @@ def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
     """
     prepare(module)
     try:
-        program, found = program_of(module, "squared_error")
+        plan = plan_of(module, "squared_error")
     except NoProgram as e:
         raise CompileError(
             type(module).__name__, f"no training step is generated for it: {e}", "train the module itself"
         ) from None
-    step = build(program)
-    names = bind(step, found)
+    step = build(plan.program)
+    names = bind(step, plan)
     own = {m: name for name, m in module.named_modules()}
-    for k, layer in enumerate(found):
+    for k, layer in enumerate(plan.layers):
         price = (prices or {}).get(own[layer], FREE)
         step.constants[f"{k}.prices"][:] = (price.first, price.bit, price.extra, price.input)
-    return Generated(module, step, [(n, t) for n, t in names.items() if n in step.gradients])
+    return Generated(module, step, plan, [(n, t) for n, t in names.items() if n in step.gradients])
 
 
 class Generated(nn.Module):
     """See `generated`. `beta`: the strength of the resource term."""
 
-    def __init__(self, module: nn.Module, step: Step, trained: list[tuple[str, Tensor]]) -> None:
+    def __init__(self, module: nn.Module, step: Step, plan: Plan, trained: list[tuple[str, Tensor]]) -> None:
         super().__init__()
-        self.module, self.step, self.beta = module, step, 0.0
+        self.module, self.step, self.plan, self.beta = module, step, plan, 0.0
         self.trained = trained
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,8 +62,7 @@ class Generated(nn.Module):
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, owner: Generated, *parameters: Tensor) -> Tensor:
-        ctx.owner, ctx.shape = owner, x.shape
-        ctx.events = x.detach().reshape(len(x), -1).numpy()
+        ctx.owner, ctx.x, ctx.events = owner, x.detach(), owner.plan.events(x)
         return torch.from_numpy(owner.step.forward(ctx.events))
 
     @staticmethod
@@ -72,5 +71,5 @@ class _Run(torch.autograd.Function):
         wanted = bool(ctx.needs_input_grad[0])
         dy = np.ascontiguousarray(g.numpy(), np.float32)
         dx = owner.step.backward(ctx.events, dy, beta=owner.beta, input_gradient=wanted)
-        found = (torch.from_numpy(owner.step.gradients[name].copy()).view(t.shape) for name, t in owner.trained)
-        return None if dx is None else torch.from_numpy(dx).view(ctx.shape), None, *found
+        found = (as_in(owner.step.gradients[name].copy(), name, t) for name, t in owner.trained)
+        return None if dx is None else owner.plan.like(dx, ctx.x), None, *found

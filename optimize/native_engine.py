@@ -11,9 +11,8 @@ from torch import Tensor
 from ..hw_targets.process import find_compiler
 from ..ir.errors import CompileError
 from .distill import OutputGuide
-from .layers import Weighted
-from .native import Adam, Program, Record, Schedule, Step, build
-from .native_program import NoProgram, bind, program_of
+from .native import Adam, Record, Schedule, Step, build
+from .native_program import NoProgram, Plan, bind, plan_of
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT
 
@@ -30,7 +29,7 @@ _CHUNKS = 20
 """How often an epoch stops for the strength of the resource term to be set."""
 
 
-def _plan(work: Work) -> tuple[Program, list[Weighted]]:
+def _plan(work: Work) -> Plan:
     task = work.task
     if task.x is None:
         raise NoProgram("the data do not lie in memory")
@@ -42,22 +41,18 @@ def _plan(work: Work) -> tuple[Program, list[Weighted]]:
         loss = "distillation"
     if any(not p.requires_grad for p in work.module.parameters()):
         raise NoProgram("some parameters are frozen")
-    shape = tuple(task.x.shape[1:])
-    program, layers = program_of(work.module, loss, shape)
-    if len(shape) == 1 or program.layers[0].inputs == task.x[0].numel():
-        return program, layers
-    raise NoProgram(f"its first layer reads {program.layers[0].inputs} values of an event of shape {list(shape)}")
+    return plan_of(work.module, loss, task.x.shape[1:])
 
 
 class NativeEngine:
     """A generated step: the module's parameters are views of its memory while it trains."""
 
-    def __init__(self, options: Any, work: Work, program: Program, layers: list[Weighted]) -> None:
-        self.options, self.module, self.layers = options, work.module, layers
+    def __init__(self, options: Any, work: Work, plan: Plan) -> None:
+        self.options, self.module, self.plan = options, work.module, plan
         names = {m: name for name, m in work.module.named_modules()}
-        self.names = [names[layer] for layer in layers]
-        self.step: Step = build(program)
-        self.data = bind(self.step, layers)
+        self.names = [names[layer] for layer in plan.layers]
+        self.step: Step = build(plan.program)
+        self.data = bind(self.step, plan)
         self.adam = Adam(decay=options.weight_decay, lowest=-FRACTION_LIMIT, highest=FRACTION_LIMIT)
         saved = work.progress.optimizer
         if saved is not None and "moments" not in saved:
@@ -67,7 +62,7 @@ class NativeEngine:
                 self.step.first[name][...], self.step.second[name][...] = moments
             self.step.counts[:] = saved["counts"]
         task = work.task
-        self.x = _events(task.x)
+        self.x = plan.events(task.x)
         self.own = task if task.kind == "own" else None
         self.y = self._targets(task.y) if self.own is None else None
         self.extra = _guided(work)
@@ -78,7 +73,7 @@ class NativeEngine:
         if find_compiler() is None:
             return "there is no C++ compiler"
         try:
-            return NativeEngine(options, work, *_plan(work))
+            return NativeEngine(options, work, _plan(work))
         except NoProgram as e:
             return str(e)
 
@@ -93,7 +88,7 @@ class NativeEngine:
         order = torch.randperm(work.task.events, generator=work.generator(state.epoch)).numpy()
         batch = min(options.batch, len(order))
         steps = -(-len(order) // batch)
-        for k in range(len(self.layers)):
+        for k in range(len(self.names)):
             self.step.constants[f"{k}.prices"][:] = state.price_of(self.names[k])
         size = max(steps // _CHUNKS, 1)
         total = 0.0
@@ -156,17 +151,12 @@ class NativeEngine:
     def score(self, work: Work) -> float:
         """On the validation data, with the ranges as they are tracked."""
         x, y = work.task.validation
-        return work.task.score_of(torch.from_numpy(self.step.forward(_events(x))), y)
+        return work.task.score_of(torch.from_numpy(self.step.forward(self.plan.events(x))), y)
 
     def finish(self) -> None:
         """Give the module memory of its own."""
         for tensor in self.data.values():
             tensor.data = tensor.data.clone()
-
-
-def _events(x: Tensor) -> np.ndarray:
-    """``[events, values]``."""
-    return np.ascontiguousarray(x.reshape(len(x), -1).numpy(), np.float32)
 
 
 def _guided(work: Work) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -17,11 +18,12 @@ from .modules import traced
 from .native import Conv, Dense, Layer, Pool, Program, Quantization, Step
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
-__all__ = ["Chain", "Link", "NoProgram", "bind", "chain", "dense_chain", "program_of", "shared"]
+__all__ = ["Chain", "Link", "NoProgram", "Plan", "as_in", "bind", "chain", "dense_chain", "plan_of"]
 
 _RELU = (torch.relu, functional.relu, "relu")
 _FLAT = (torch.flatten, "flatten")
 _RAISED = (torch.unsqueeze, "unsqueeze")
+_AVERAGED = (torch.mean, "mean")
 _POOLS: dict[Any, type[nn.Module]] = {
     functional.max_pool1d: nn.MaxPool1d,
     functional.max_pool2d: nn.MaxPool2d,
@@ -37,11 +39,21 @@ class NoProgram(Exception):
 
 @dataclass
 class Link:
-    """A layer of a chain, and what follows it: a ReLU, then pooling."""
+    """A layer of a chain, and what follows it: a ReLU, then pooling, or the mean over the positions that a dense layer was
+    computed for."""
 
     layer: Weighted
     relu: bool = False
     pool: Pool | None = None
+    mean: bool = False
+
+    @property
+    def averaged(self) -> bool:
+        return self.mean or (self.pool is not None and not self.pool.largest)
+
+
+class _Mean(nn.Module):
+    """Over the first axis of an event."""
 
 
 # ---- the chain --------------------------------------------------------------------------------------------------------------
@@ -65,7 +77,7 @@ def chain(module: nn.Module) -> Chain:
             found.add(_part(node, parts))
     if not found.links:
         raise NoProgram("it has no layer with weights")
-    if not found.flat:
+    if found.flat is False:
         raise NoProgram("its outputs are not one vector")
     return found
 
@@ -74,8 +86,8 @@ def dense_chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
     """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
     found = list[tuple[WeightedLinear, bool]]()
     for link in chain(module).links:
-        if not isinstance(link.layer, WeightedLinear):
-            raise NoProgram(f"{type(link.layer).__name__} is not a dense layer")
+        if not isinstance(link.layer, WeightedLinear) or link.mean:
+            raise NoProgram(f"{'a mean' if link.mean else type(link.layer).__name__} is not a dense layer")
         found.append((link.layer, link.relu))
     return found
 
@@ -90,17 +102,21 @@ def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
         return nn.Flatten(*node.args[1:], **node.kwargs)  # pyright: ignore[reportArgumentType]
     if node.target in _RAISED and node.args[1:] == (1,):
         return nn.Unflatten(1, (1, -1))
+    if node.target in _AVERAGED and (node.args[1:], dict(node.kwargs)) in (((1,), {}), ((), {"dim": 1})):
+        return _Mean()
     if node.target in _POOLS:
         return _POOLS[node.target](*node.args[1:], **node.kwargs)
     raise NoProgram(f"{getattr(node.target, '__name__', node.target)} is not a layer, a ReLU or pooling")
 
 
 class Chain:
-    """The links so far; `flat`: what comes next reads one vector, None: nothing came yet. `entry`: what the first axis of an event
+    """The links so far; `flat`: what comes next reads one vector; None: only dense layers came, on a vector or on each of some
+    positions. `entry`: what the first axis of an event
     becomes before the first layer, -1 being what is left."""
 
     def __init__(self) -> None:
         self.links, self.flat, self.entry = list[Link](), None, (-1,)
+        self.flattened = False  # before the first layer
 
     def shape(self, event: Sequence[int]) -> tuple[int, ...]:
         """Of an event as the first layer reads it."""
@@ -113,15 +129,17 @@ class Chain:
             self._layer(part)
         elif isinstance(part, nn.ReLU):
             last = self.links[-1] if self.links else None
-            if last is None or last.relu or (last.pool is not None and not last.pool.largest):
+            if last is None or last.relu or last.averaged:
                 raise NoProgram("a ReLU does not follow a layer")
             last.relu = True  # of the largest value, or the largest of the ReLUs: it is the same
         elif isinstance(part, (*_LARGEST, *_MEAN)):
-            if not self.links or self.links[-1].pool is not None or self.flat:
+            if not self.links or self.links[-1].pool is not None or self.flat is not False:
                 raise NoProgram("pooling does not follow a convolution")
             self.links[-1].pool = _pool(part)
+        elif isinstance(part, _Mean) and self.links and self.flat is None:
+            self.links[-1].mean = self.flat = True
         elif isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1):
-            self.flat = True
+            self.flat, self.flattened = True, self.flattened or not self.links
         elif isinstance(part, nn.Unflatten) and part.dim == 1 and not self.links and self.flat is None:
             self.entry = tuple(int(n) for n in part.unflattened_size)
         elif not isinstance(part, nn.Identity):
@@ -131,8 +149,12 @@ class Chain:
         if any(part is link.layer for link in self.links):
             raise NoProgram("a layer is used twice")
         if isinstance(part, WeightedLinear) and self.flat is not False:
-            self.flat = True
-        elif isinstance(part, WeightedConv1d | WeightedConv2d) and not self.flat:
+            pass
+        elif (
+            isinstance(part, WeightedConv1d | WeightedConv2d)
+            and (self.flat is False or not self.links)
+            and not self.flat
+        ):
             self.flat = False
             if isinstance(part.padding, str) or part.padding_mode != "zeros":
                 raise NoProgram("padding with other than zeros, or by a name, is not generated")
@@ -192,8 +214,8 @@ def _data(q: ActivationQuantizer | None) -> Quantization | None:
     )
 
 
-def _described(link: Link, shape: Sequence[int] | None) -> Layer:
-    """A layer of the program; `shape`: of an event as it comes to a convolution."""
+def _described(link: Link, shape: Sequence[int]) -> Layer:
+    """A layer of the program; `shape`: of an event as it reads it."""
     layer: Any = link.layer
     if layer.mask is not None and not isinstance(layer.mask, Mask):
         raise NoProgram("a mask is trained")
@@ -204,11 +226,12 @@ def _described(link: Link, shape: Sequence[int] | None) -> Layer:
         "relu": link.relu, "masked": layer.mask is not None, "bias": layer.bias is not None,
     }  # fmt: skip
     if isinstance(layer, WeightedLinear):
-        if layer.input_quantizer is not None and layer.input_quantizer.fraction.ndim != 1:
-            raise NoProgram("its data have more than one axis")
-        return Dense(layer.in_features, layer.out_features, **common)
-    if shape is None:
-        raise NoProgram("the shape of an event is not known, since the module is not quantized")
+        if shape[-1] != layer.in_features or len(shape) > 2:
+            raise NoProgram(f"a dense layer of {layer.in_features} inputs reads an event of shape {list(shape)}")
+        if len(shape) == 1:
+            return Dense(layer.in_features, layer.out_features, **common)
+        pool = Pool((shape[0], 1), (1, 1), largest=False) if link.mean else None
+        return Conv((shape[1], shape[0], 1), layer.out_features, (1, 1), pool=pool, **common)
     one = isinstance(layer, WeightedConv1d)
     if len(shape) != (2 if one else 3):
         raise NoProgram(f"an event of shape {list(shape)} is not [channels, ...] for its convolution")
@@ -227,24 +250,65 @@ def _described(link: Link, shape: Sequence[int] | None) -> Layer:
     )
 
 
-def program_of(module: nn.Module, loss: str, shape: Sequence[int] | None = None) -> tuple[Program, list[Weighted]]:
-    """The program of a chain and its layers, which `shared` takes; raises `NoProgram` where there is none. `shape`: of an
-    event; what `quantize` saw, if it is not given."""
-    found = chain(module)
-    shape = getattr(found.links[0].layer, "input_shape", None) if shape is None else found.shape(shape)
-    layers = list[Layer]()
+def _behind(link: Link, made: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an event behind a layer, as the next one reads it."""
+    if isinstance(made, Dense):
+        return (made.outputs,)
+    if isinstance(link.layer, WeightedLinear):
+        return (made.filters,) if link.mean else (shape[0], made.filters)
+    return (made.made[0], made.made[2]) if isinstance(link.layer, WeightedConv1d) else made.made
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The program of a module, and its layers. `positions`: it begins with dense layers for each of the positions of an event; the
+    program takes channels with all their positions."""
+
+    program: Program
+    layers: list[Weighted]
+    positions: bool
+
+    def events(self, x: Tensor) -> np.ndarray:
+        """What the program takes for x: ``[events, values]``."""
+        x = x.detach().transpose(1, 2) if self.positions else x.detach()
+        return np.ascontiguousarray(x.reshape(len(x), -1).numpy(), np.float32)
+
+    def like(self, values: np.ndarray, x: Tensor) -> Tensor:
+        """Values of the program's inputs in the order of x."""
+        found = torch.from_numpy(values)
+        return found.view(len(x), x.shape[2], x.shape[1]).transpose(1, 2) if self.positions else found.view(x.shape)
+
+
+def plan_of(module: nn.Module, loss: str, event: Sequence[int] | None = None) -> Plan:
+    """The program of a chain; raises `NoProgram` where there is none. `event`: the shape of one; what `quantize` saw, if it is not
+    given."""
+    found, layers = chain(module), list[Layer]()
+    shape = _first_shape(found.links[0].layer) if event is None else found.shape(event)
+    shape = (math.prod(shape),) if found.flattened else shape
+    positions = isinstance(found.links[0].layer, WeightedLinear) and len(shape) == 2
     try:
         for link in found.links:
-            made = _described(link, shape)
-            layers.append(made)
-            if isinstance(made, Conv):
-                shape = (made.made[0], made.made[2]) if isinstance(link.layer, WeightedConv1d) else made.made
-        return Program(tuple(layers), loss), [link.layer for link in found.links]
+            if isinstance(link.layer, WeightedLinear) and len(shape) > 1 and not positions:
+                shape = (math.prod(shape),)  # the chain has a Flatten here
+            layers.append(_described(link, shape))
+            shape = _behind(link, layers[-1], shape)
+        if positions and len(shape) > 1:
+            raise NoProgram("its outputs are not one vector")
+        return Plan(Program(tuple(layers), loss), [link.layer for link in found.links], positions)
     except CompileError as e:
         raise NoProgram(e.rule) from None
 
 
-def shared(layers: list[Weighted]) -> Iterator[tuple[str, Tensor]]:
+def _first_shape(layer: Any) -> tuple[int, ...]:
+    """Of an event as the first layer reads it, by the layer alone."""
+    if hasattr(layer, "input_shape"):
+        return tuple(layer.input_shape)
+    if isinstance(layer, WeightedLinear):
+        return (layer.in_features,)
+    raise NoProgram("the shape of an event is not known, since the module is not quantized")
+
+
+def _shared(layers: list[Weighted]) -> Iterator[tuple[str, Tensor]]:
     """(name in the step, tensor of the module) of everything that both hold."""
     for k, layer in enumerate(layers):
         yield f"{k}.weight", layer.weight
@@ -262,13 +326,20 @@ def shared(layers: list[Weighted]) -> Iterator[tuple[str, Tensor]]:
             yield f"{k}.mask", layer.mask.keep
 
 
-def bind(step: Step, layers: list[Weighted]) -> dict[str, Tensor]:
+def bind(step: Step, plan: Plan) -> dict[str, Tensor]:
     """Make the step's memory that of the layers' tensors, which keep their numbers; gives these by their names in the step."""
-    found = dict(shared(layers))
+    found = dict(_shared(plan.layers))
     for name, tensor in found.items():
         for arrays in (step.parameters, step.ranges, step.constants):
             if name in arrays:
-                view = torch.from_numpy(arrays[name]).view(tensor.shape)
+                view = as_in(arrays[name], name, tensor)
                 view.copy_(tensor.detach())
                 tensor.data = view
     return found
+
+
+def as_in(array: np.ndarray, name: str, tensor: Tensor) -> Tensor:
+    """A step's array with the shape of the module's tensor; widths of data at positions stand the other way round."""
+    if ".input." in name and tensor.ndim == 2:
+        return torch.from_numpy(array).view(tensor.shape[1], tensor.shape[0]).t()
+    return torch.from_numpy(array).view(tensor.shape)

@@ -10,7 +10,7 @@ import hwcompile as hc
 from hwcompile import optimize as opt
 from hwcompile.optimize.layers import prepare
 from hwcompile.optimize.native import Conv, Pool
-from hwcompile.optimize.native_program import NoProgram, program_of
+from hwcompile.optimize.native_program import NoProgram, plan_of
 
 
 class Functions(nn.Module):
@@ -54,6 +54,18 @@ class Raised(nn.Module):
         return self.layers(x.unsqueeze(1))
 
 
+class Each(nn.Module):
+    """A dense network for each position, their mean, and one on that."""
+
+    def __init__(self):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU())
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.each(x).mean(1))
+
+
 def vector():
     return nn.Sequential(nn.Unflatten(1, (3, -1)), nn.Conv1d(3, 2, 4), nn.Flatten(), nn.Linear(6, 3))
 
@@ -64,6 +76,7 @@ NETWORKS = {
     "functions": (Functions, (2, 4, 8)),
     "raised": (Raised, (5, 4)),
     "vector": (vector, (18,)),
+    "each": (Each, (7, 3)),
 }
 
 FORMATS = {
@@ -144,7 +157,7 @@ def test_a_budget_and_pruning_of_convolutions(name):
         assert np.array_equal(design.predict(x), trained.eval()(torch.from_numpy(x)).numpy())
 
 
-@pytest.mark.parametrize("name", some(NETWORKS, ["raised"]))
+@pytest.mark.parametrize("name", some(NETWORKS, ["raised", "each"]))
 def test_generated_gradients_are_those_of_the_module(name):
     module, x, _ = made(name)
     module = opt.quantize(module, FORMATS["learned ranges"], x).train()
@@ -162,7 +175,7 @@ def test_generated_gradients_are_those_of_the_module(name):
 def test_the_program_of_a_module():
     module, x, _ = made("image")
     prepare(module)
-    program, _ = program_of(module, "cross_entropy", x.shape[1:])
+    program = plan_of(module, "cross_entropy", x.shape[1:]).program
     convolutions = [layer for layer in program.layers if isinstance(layer, Conv)]
     assert [c.shape for c in convolutions] == [(1, 8, 9), (1, 6, 7), (4, 3, 3)]
     assert convolutions[1].pool == Pool((2, 2), (2, 2), largest=False)
@@ -178,18 +191,27 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 2, 3)), "its outputs are not one vector"),
     (nn.Sequential(nn.Flatten(), nn.Tanh()), "Tanh is not a dense layer, a convolution, a ReLU or pooling"),
     (nn.Sequential(nn.Flatten()), "it has no layer with weights"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), "its first layer reads"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), r"a dense layer of 63 inputs reads an event of shape \[64\]"),
+    (nn.Sequential(nn.Flatten(0), nn.Linear(64, 3)), "Flatten is not a dense layer"),
 ]
 
 
 @pytest.mark.parametrize("module, says", REFUSED)
 def test_why_there_is_no_generated_step(module, says):
     x, y = np.zeros((50, 1, 8, 8), np.float32), np.arange(50) % 2
-    if "first layer" in says:
-        x = np.zeros((50, 1, 8, 7), np.float32)
-    else:
-        prepare(module)
-        with pytest.raises(NoProgram, match=says):
-            program_of(module, "cross_entropy", (1, 8, 8))
+    prepare(module)
+    with pytest.raises(NoProgram, match=says):
+        plan_of(module, "cross_entropy", (1, 8, 8))
     with pytest.raises(hc.CompileError, match=says):
         opt.Pipeline([opt.Train(1, engine="native")]).run(module, opt.Task(x, y))
+
+
+def test_outputs_at_positions_have_no_generated_step():
+    with pytest.raises(NoProgram, match="its outputs are not one vector"):
+        plan_of(prepared(nn.Linear(3, 4)), "cross_entropy", (7, 3))
+
+
+def prepared(module):
+    net = nn.Sequential(module)
+    prepare(net)
+    return net
