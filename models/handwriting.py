@@ -56,7 +56,7 @@ MODELS = (
         task=_task,
         recipe=Recipe(
             steps=1500,
-            quantized_steps=2500,
+            quantized_steps=6000,
             spec=opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, per="channel", range="learned")),
             batch=128,
             lr_bits=0.02,

@@ -310,3 +310,16 @@ def check_against_torch(program, batch, seed=0, exact=True):
     for name, (lowest, highest) in reference.seen.items():
         np.testing.assert_array_equal(step.ranges[f"{name}.lowest"], lowest.numpy())
         np.testing.assert_array_equal(step.ranges[f"{name}.highest"], highest.numpy())
+
+
+def check_a_loss_outside(program):
+    """The gradients for dL/dy, those of the inputs too."""
+    step, x, _, _, _ = filled(program)
+    reference = Reference(step)
+    inputs = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    outputs, cost = reference(inputs)
+    dy = np.random.default_rng(1).normal(size=outputs.shape).astype(np.float32)
+    ((outputs * torch.tensor(dy)).sum() + 0.25 * torch.as_tensor(cost)).backward()
+    assert_close(step.backward(x, dy, beta=0.25, input_gradient=True), inputs.grad, "inputs")
+    for key, gradient in step.gradients.items():
+        assert_close(gradient, reference.p[key].grad, key)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from native_reference import Reference, assert_close, check_against_torch, element, filled, some_quantization
+from native_reference import (
+    check_a_loss_outside,
+    check_against_torch,
+    element,
+    filled,
+    some_quantization,
+)
 
 import hwcompile as hc
 from hwcompile.optimize.native import LOSSES, Conv, Dense, Pool, Program, Quantization, Schedule, build
@@ -82,15 +88,7 @@ def test_random_programs(seed):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_loss_computed_elsewhere(name):
-    step, x, _, _, _ = filled(PROGRAMS[name])
-    reference = Reference(step)
-    inputs = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-    outputs, cost = reference(inputs)
-    dy = np.random.default_rng(1).normal(size=outputs.shape).astype(np.float32)
-    ((outputs * torch.tensor(dy)).sum() + 0.25 * torch.as_tensor(cost)).backward()
-    assert_close(step.backward(x, dy, beta=0.25, input_gradient=True), inputs.grad, "inputs")
-    for key, gradient in step.gradients.items():
-        assert_close(gradient, reference.p[key].grad, key)
+    check_a_loss_outside(PROGRAMS[name])
 
 
 def test_the_same_bits_whatever_the_machine_did_before():
