@@ -101,7 +101,7 @@ def generated(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], 
     for k in range(len(plan.layers)):
         step.constants[f"{k}.prices"][:] = (0.55, 0.18, 2.0, 0.5)
     order, schedule = np.arange(len(x)), native.Schedule.constant(1, 1e-3, 1e-3, 1e-7)
-    data, labels = x.flatten(1).numpy(), y.numpy().astype(np.int32)
+    data, labels = plan.events(x), y.numpy().astype(np.int32)
     return lambda: step.run(data, labels, order, len(x), schedule)
 
 

@@ -24,13 +24,15 @@ def read_sklearn(model: Any, margin: bool = False, rounds: int | None = None) ->
 
     The output is what `predict` of a regressor gives, and `predict_proba` of a classifier: one column per class, or that of
     the second class alone for boosting with two. With `margin`, the sums in front of sigmoid and softmax; with `rounds`, those of
-    the first so many rounds of boosting. Raises `CompileError` for other models and for what is not understood.
+    the first so many rounds of a boosted model. Raises `CompileError` for other models and for what is not understood.
     """
     kind = type(model).__name__
     if kind not in _READERS:
         raise CompileError(kind, "is not a supported model of scikit-learn", f"known: {', '.join(_READERS)}")
     try:
         trees, base, link = _READERS[kind](model)
+        if rounds is not None and "Boosting" not in kind:
+            raise CompileError(kind, "has no rounds of boosting to take the first of", "leave rounds out")
         trees = trees if rounds is None else trees[: rounds * len(base)]  # round by round one for each output
         return tree_model(kind, int(model.n_features_in_), trees, base, link, margin)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:

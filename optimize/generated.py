@@ -12,7 +12,7 @@ from ..ir.errors import CompileError
 from .cost import Price, Prices
 from .layers import prepare
 from .native import Step, build
-from .native_program import NoProgram, Plan, as_in, bind, plan_of
+from .native_program import NoProgram, Plan, bind, plan_of
 
 __all__ = ["Generated", "generated"]
 
@@ -71,5 +71,5 @@ class _Run(torch.autograd.Function):
         wanted = bool(ctx.needs_input_grad[0])
         dy = np.ascontiguousarray(g.numpy(), np.float32)
         dx = owner.step.backward(ctx.events, dy, beta=owner.beta, input_gradient=wanted)
-        found = (as_in(owner.step.gradients[name].copy(), name, t) for name, t in owner.trained)
+        found = (owner.plan.as_in(owner.step.gradients[name].copy(), name, t) for name, t in owner.trained)
         return None if dx is None else owner.plan.like(dx, ctx.x), None, *found

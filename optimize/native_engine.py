@@ -143,8 +143,7 @@ class NativeEngine:
                 return Record(losses[: k + 1], cost[: k + 1], False)
             (dy,) = torch.autograd.grad(loss, outputs)
             self.step.backward(x, dy.numpy(), beta=float(plan.beta[k]))
-            if k == len(losses) - 1:
-                cost[k] = float(self.step.cost().sum())
+            cost[k] = self.step.term
             self.step.update(float(plan.rate[k]), float(plan.width_rate[k]), self.adam)
         return Record(losses, cost, True)
 
@@ -156,7 +155,7 @@ class NativeEngine:
     def finish(self) -> None:
         """Give the module memory of its own."""
         for tensor in self.data.values():
-            tensor.data = tensor.data.clone()
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
 
 def _guided(work: Work) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .modules import traced
 from .native import Conv, Dense, Layer, Pool, Program, Quantization, Step
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
-__all__ = ["Chain", "Link", "NoProgram", "Plan", "as_in", "bind", "chain", "dense_chain", "plan_of"]
+__all__ = ["Chain", "Link", "NoProgram", "Plan", "bind", "chain", "dense_chain", "plan_of"]
 
 _RELU = (torch.relu, functional.relu, "relu")
 _FLAT = (torch.flatten, "flatten")
@@ -71,7 +71,8 @@ def chain(module: nn.Module) -> Chain:
     inputs = 0
     for node in graph.graph.nodes:
         inputs += node.op == "placeholder"
-        if len(node.users) > 1 or inputs > 1:
+        whole = node.op != "output" or isinstance(node.args[0], fx.Node)
+        if len(node.users) > 1 or inputs > 1 or not whole:
             raise NoProgram("its layers are not a chain")
         if node.op not in ("placeholder", "output"):
             found.add(_part(node, parts))
@@ -84,8 +85,10 @@ def chain(module: nn.Module) -> Chain:
 
 def dense_chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:
     """The dense layers of a module that is a chain of them, each with whether a ReLU follows; raises `NoProgram` otherwise."""
-    found = list[tuple[WeightedLinear, bool]]()
-    for link in chain(module).links:
+    found, whole = list[tuple[WeightedLinear, bool]](), chain(module)
+    if whole.entry != (-1,):
+        raise NoProgram("the shape of an event is changed first")
+    for link in whole.links:
         if not isinstance(link.layer, WeightedLinear) or link.mean:
             raise NoProgram(f"{'a mean' if link.mean else type(link.layer).__name__} is not a dense layer")
         found.append((link.layer, link.relu))
@@ -96,10 +99,13 @@ def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
     """The layer that a node calls, or the one that does the same as its function."""
     if node.op == "call_module":
         return parts[str(node.target)]
+    if not node.args:
+        raise NoProgram(f"{node.target} has its data by a keyword")
     if node.target in _RELU:
         return nn.ReLU()
     if node.target in _FLAT:
-        return nn.Flatten(*node.args[1:], **node.kwargs)  # pyright: ignore[reportArgumentType]
+        start = {} if node.args[1:] else {"start_dim": 0}  # where the function begins, if it is not told
+        return nn.Flatten(*node.args[1:], **{**start, **node.kwargs})  # pyright: ignore[reportArgumentType]
     if node.target in _RAISED and node.args[1:] == (1,):
         return nn.Unflatten(1, (1, -1))
     if node.target in _AVERAGED and (node.args[1:], dict(node.kwargs)) in (((1,), {}), ((), {"dim": 1})):
@@ -110,7 +116,7 @@ def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
 
 
 class Chain:
-    """The links so far; `flat`: what comes next reads one vector; None: only dense layers came, on a vector or on each of some
+    """The links so far; `flat`: what comes next reads one vector; None: at most dense layers came, on a vector or on each of some
     positions. `entry`: what the first axis of an event
     becomes before the first layer, -1 being what is left."""
 
@@ -120,8 +126,16 @@ class Chain:
 
     def shape(self, event: Sequence[int]) -> tuple[int, ...]:
         """Of an event as the first layer reads it."""
-        rest = event[0] // -math.prod(self.entry) if -1 in self.entry else 0
-        return (*(rest if n == -1 else n for n in self.entry), *event[1:])
+        if not event:
+            raise NoProgram("an event is one number")
+        known = -math.prod(self.entry) if -1 in self.entry else math.prod(self.entry)
+        if event[0] % known or (-1 not in self.entry and event[0] != known):
+            raise NoProgram(f"an axis of {event[0]} is not of shape {list(self.entry)}")
+        return (*(event[0] // known if n == -1 else n for n in self.entry), *event[1:])
+
+    def event(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The other way round."""
+        return (math.prod(shape[: len(self.entry)]), *shape[len(self.entry) :])
 
     def add(self, part: nn.Module) -> None:
         """The next layer; raises `NoProgram` for one that does not go on."""
@@ -135,7 +149,7 @@ class Chain:
         elif isinstance(part, (*_LARGEST, *_MEAN)):
             if not self.links or self.links[-1].pool is not None or self.flat is not False:
                 raise NoProgram("pooling does not follow a convolution")
-            self.links[-1].pool = _pool(part)
+            self.links[-1].pool = _pool(part, isinstance(self.links[-1].layer, WeightedConv1d))
         elif isinstance(part, _Mean) and self.links and self.flat is None:
             self.links[-1].mean = self.flat = True
         elif isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1):
@@ -143,18 +157,16 @@ class Chain:
         elif isinstance(part, nn.Unflatten) and part.dim == 1 and not self.links and self.flat is None:
             self.entry = tuple(int(n) for n in part.unflattened_size)
         elif not isinstance(part, nn.Identity):
-            raise NoProgram(f"{type(part).__name__} is not a dense layer, a convolution, a ReLU or pooling")
+            raise NoProgram(
+                f"{type(part).__name__.lstrip('_')} there is not a dense layer, a convolution, a ReLU or pooling"
+            )
 
     def _layer(self, part: Weighted) -> None:
         if any(part is link.layer for link in self.links):
             raise NoProgram("a layer is used twice")
         if isinstance(part, WeightedLinear) and self.flat is not False:
             pass
-        elif (
-            isinstance(part, WeightedConv1d | WeightedConv2d)
-            and (self.flat is False or not self.links)
-            and not self.flat
-        ):
+        elif isinstance(part, WeightedConv1d | WeightedConv2d) and self.flat is (False if self.links else None):
             self.flat = False
             if isinstance(part.padding, str) or part.padding_mode != "zeros":
                 raise NoProgram("padding with other than zeros, or by a name, is not generated")
@@ -163,14 +175,16 @@ class Chain:
         self.links.append(Link(part))
 
 
-def _pool(part: Any) -> Pool:
+def _pool(part: Any, one: bool) -> Pool:
+    """A pooling layer's, behind a convolution along `one` axis or two."""
     largest = isinstance(part, _LARGEST)
     plain = part.padding in (0, (0,), (0, 0)) and not part.ceil_mode
     if largest:
         plain = plain and part.dilation in (1, (1,), (1, 1)) and not part.return_indices
     if not plain or getattr(part, "divisor_override", None) is not None:
         raise NoProgram(f"{type(part).__name__} with padding, dilation, ceil_mode or other divisors is not generated")
-    one = isinstance(part, nn.MaxPool1d | nn.AvgPool1d)
+    if isinstance(part, nn.MaxPool1d | nn.AvgPool1d) != one:
+        raise NoProgram(f"{type(part).__name__} does not pool the axes of the convolution before it")
     return Pool(_pair(part.kernel_size, one), _pair(part.stride, one), largest)
 
 
@@ -228,6 +242,8 @@ def _described(link: Link, shape: Sequence[int]) -> Layer:
     if isinstance(layer, WeightedLinear):
         if shape[-1] != layer.in_features or len(shape) > 2:
             raise NoProgram(f"a dense layer of {layer.in_features} inputs reads an event of shape {list(shape)}")
+        if len(shape) == 1 and link.mean:
+            raise NoProgram("a mean of outputs is not generated")
         if len(shape) == 1:
             return Dense(layer.in_features, layer.out_features, **common)
         pool = Pool((shape[0], 1), (1, 1), largest=False) if link.mean else None
@@ -261,15 +277,18 @@ def _behind(link: Link, made: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The program of a module, and its layers. `positions`: it begins with dense layers for each of the positions of an event; the
-    program takes channels with all their positions."""
+    """The program of a module, and its layers. `event`: the shape of one, None where any of the size will do. `positions`: the
+    module begins with dense layers for each of the positions of an event; the program takes channels with all their positions."""
 
     program: Program
     layers: list[Weighted]
+    event: tuple[int, ...] | None
     positions: bool
 
     def events(self, x: Tensor) -> np.ndarray:
-        """What the program takes for x: ``[events, values]``."""
+        """What the program takes for x: ``[events, values]``. Raises `CompileError` for events of another shape."""
+        if self.event is not None and tuple(x.shape[1:]) != self.event:
+            raise CompileError("x", f"must have events of shape {list(self.event)}, not {list(x.shape[1:])}")
         x = x.detach().transpose(1, 2) if self.positions else x.detach()
         return np.ascontiguousarray(x.reshape(len(x), -1).numpy(), np.float32)
 
@@ -278,14 +297,26 @@ class Plan:
         found = torch.from_numpy(values)
         return found.view(len(x), x.shape[2], x.shape[1]).transpose(1, 2) if self.positions else found.view(x.shape)
 
+    def as_in(self, array: np.ndarray, name: str, tensor: Tensor) -> Tensor:
+        """A step's array as the module's tensor of that name has it: widths of data at positions stand the other way round."""
+        if self.positions and ".input." in name and tensor.ndim == 2:
+            return torch.from_numpy(array).view(tensor.shape[1], tensor.shape[0]).t()
+        return torch.from_numpy(array).view(tensor.shape)
+
 
 def plan_of(module: nn.Module, loss: str, event: Sequence[int] | None = None) -> Plan:
     """The program of a chain; raises `NoProgram` where there is none. `event`: the shape of one; what `quantize` saw, if it is not
     given."""
     found, layers = chain(module), list[Layer]()
     shape = _first_shape(found.links[0].layer) if event is None else found.shape(event)
+    event = None if found.flattened else found.event(shape)
     shape = (math.prod(shape),) if found.flattened else shape
     positions = isinstance(found.links[0].layer, WeightedLinear) and len(shape) == 2
+    if positions and found.entry != (-1,):
+        raise NoProgram("the shape of an event is changed before a dense layer")
+    held = [id(t) for _, t in _shared([link.layer for link in found.links])]
+    if len(set(held)) < len(held):
+        raise NoProgram("layers share a parameter")
     try:
         for link in found.links:
             if isinstance(link.layer, WeightedLinear) and len(shape) > 1 and not positions:
@@ -294,7 +325,7 @@ def plan_of(module: nn.Module, loss: str, event: Sequence[int] | None = None) ->
             shape = _behind(link, layers[-1], shape)
         if positions and len(shape) > 1:
             raise NoProgram("its outputs are not one vector")
-        return Plan(Program(tuple(layers), loss), [link.layer for link in found.links], positions)
+        return Plan(Program(tuple(layers), loss), [link.layer for link in found.links], event, positions)
     except CompileError as e:
         raise NoProgram(e.rule) from None
 
@@ -332,14 +363,7 @@ def bind(step: Step, plan: Plan) -> dict[str, Tensor]:
     for name, tensor in found.items():
         for arrays in (step.parameters, step.ranges, step.constants):
             if name in arrays:
-                view = as_in(arrays[name], name, tensor)
+                view = plan.as_in(arrays[name], name, tensor)
                 view.copy_(tensor.detach())
                 tensor.data = view
     return found
-
-
-def as_in(array: np.ndarray, name: str, tensor: Tensor) -> Tensor:
-    """A step's array with the shape of the module's tensor; widths of data at positions stand the other way round."""
-    if ".input." in name and tensor.ndim == 2:
-        return torch.from_numpy(array).view(tensor.shape[1], tensor.shape[0]).t()
-    return torch.from_numpy(array).view(tensor.shape)

@@ -84,6 +84,8 @@ def fit_forests(
     """What `fit_trees` gives for each of some numbers of rounds in place of the options' own; the trees are grown only once, the
     first of the most being those of fewer."""
     each = [replace(options, rounds=count) for count in rounds]
+    if not each:
+        return ()
     x = flat("Trees", task)
     if teacher is None and task.kind == "own":
         raise CompileError("Trees", "fit losses by name, not a function", "give a teacher, whose outputs they learn")

@@ -144,7 +144,7 @@ def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
             isinstance(before, Conv) and before.pool is not None and not before.pool.largest
         )  # with the ReLU in it
         found |= {"n": n, "p": padded(n), "planes": isinstance(layer, Conv), "behind_planes": isinstance(before, Conv)}
-        found |= {"relu": before is not None and before.relu and not averaged}
+        found |= {"relu": before is not None and before.relu and not (isinstance(before, Conv) and before.averages)}
         found |= {"q": f"q{k}" if q or found["planes"] else f"v{k}"}
         stages.append(found | {"widths": layout.constants.get(f"{k}.input.bits")})
     return stages

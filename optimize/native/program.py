@@ -164,6 +164,11 @@ class Conv:
         of_channels = self.x is not None and self.x.shape == (self.shape[0],)
         return (self.shape[0] if of_channels else self.inputs,)
 
+    @property
+    def averages(self) -> bool:
+        """Pooling takes the means of the ReLUs, not the largest value, which may as well be taken before."""
+        return self.pool is not None and not self.pool.largest
+
     def faults(self) -> Iterator[str]:
         """What makes no convolution."""
         numbers = (*self.shape, self.filters, *self.kernel, *self.stride, *self.dilation, self.groups)

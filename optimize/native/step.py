@@ -112,7 +112,8 @@ class Step:
     sums of a layer fit 24 bits. A Step is for one thread at a time; several of one program may run side by side.
 
     `parameters`: "0.weight", "0.bias", "0.input.fraction", "0.weight.fraction", "0.weight.integer", ..., "output.fraction".
-    `gradients`: of the trained ones. `first`, `second`: Adam's moments; `counts`: its steps by group.
+    `gradients`: of the trained ones. `term`: the resource term of the last `backward`, without beta. `first`, `second`: Adam's
+    moments; `counts`: its steps by group.
     `ranges`: "0.input.lowest", "0.input.highest", of "free" data. `constants`: "0.mask", "0.input.bits" (widths of inputs
     without a quantizer) and "0.prices": u, v, s, t of the layer's resource term
 
@@ -132,6 +133,7 @@ class Step:
         self.constants = _views(self._buffers[4], layout.constants.arrays)
         self.ranges = _views(self._buffers[5], layout.ranges.arrays)
         self.counts = np.zeros(3, np.int64)
+        self.term = 0.0
         self._work = _aligned(library.hwc_workspace_bytes() // 4)
         for name, array in self.constants.items():
             if name.endswith("mask"):
@@ -208,7 +210,7 @@ class Step:
         x = self._input(x)
         dy = _floats("dy", dy, (len(x), self.program.layers[-1].outputs))
         dx = np.empty_like(x) if input_gradient else None
-        self._library.hwc_backward(
+        self.term = self._library.hwc_backward(
             ctypes.byref(self._state()), _pointer(x), _pointer(dy), ctypes.c_int64(len(x)), ctypes.c_float(beta),
             ctypes.c_int32(track), None if dx is None else _pointer(dx),
         )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import nn
 
 import hwcompile as hc
 from hwcompile import optimize as opt
-from hwcompile.optimize.layers import prepare
+from hwcompile.optimize.layers import Mask, prepare
 from hwcompile.optimize.native import Conv, Pool
 from hwcompile.optimize.native_program import NoProgram, plan_of
 
@@ -91,7 +91,10 @@ FORMATS = {
 def made(name, seed=0):
     torch.manual_seed(seed)
     make, shape = NETWORKS[name]
-    x = np.random.default_rng(seed).normal(size=(300, *shape)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(300, *shape)) * 2.0 ** rng.integers(-2, 2, shape)).astype(
+        np.float32
+    )  # each element has its own width
     return make(), x, np.abs(x).reshape(300, -1)[:, :3].argmax(1)
 
 
@@ -189,10 +192,10 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.MaxPool2d(2)), "pooling does not follow a convolution"),
     (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(6, 2)), "is not a dense layer on a vector"),
     (nn.Sequential(nn.Conv2d(1, 2, 3)), "its outputs are not one vector"),
-    (nn.Sequential(nn.Flatten(), nn.Tanh()), "Tanh is not a dense layer, a convolution, a ReLU or pooling"),
+    (nn.Sequential(nn.Flatten(), nn.Tanh()), "Tanh there is not a dense layer, a convolution, a ReLU or pooling"),
     (nn.Sequential(nn.Flatten()), "it has no layer with weights"),
     (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), r"a dense layer of 63 inputs reads an event of shape \[64\]"),
-    (nn.Sequential(nn.Flatten(0), nn.Linear(64, 3)), "Flatten is not a dense layer"),
+    (nn.Sequential(nn.Flatten(0), nn.Linear(64, 3)), "Flatten there is not a dense layer"),
 ]
 
 
@@ -204,6 +207,64 @@ def test_why_there_is_no_generated_step(module, says):
         plan_of(module, "cross_entropy", (1, 8, 8))
     with pytest.raises(hc.CompileError, match=says):
         opt.Pipeline([opt.Train(1, engine="native")]).run(module, opt.Task(x, y))
+
+
+class Calls(nn.Module):
+    """A function of a dense layer and a convolution."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.dense, self.other, self.conv, self.function = nn.Linear(4, 3), nn.Linear(3, 3), nn.Conv1d(4, 2, 3), forward
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def tied():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    return net
+
+
+CALLS = [
+    (Calls(lambda m, x: m.dense(x).flatten()), (4,), "Flatten there is not a dense layer"),
+    (Calls(lambda m, x: torch.flatten(m.conv(x))), (4, 9), "Flatten there is not a dense layer"),
+    (Calls(lambda m, x: torch.flatten(input=m.conv(x), start_dim=1)), (4, 9), "has its data by a keyword"),
+    (Calls(lambda m, x: m.dense(x).mean(1)), (4,), "a mean of outputs is not generated"),
+    (Calls(lambda m, x: m.conv(x).mean(1)), (4, 9), "Mean there is not"),
+    (Calls(lambda m, x: m.other(m.dense(x.unsqueeze(1)).mean(1))), (4,), "the shape of an event is changed before"),
+    (Calls(lambda m, x: F.max_pool2d(m.conv(x), (1, 2)).flatten(1)), (4, 9), "MaxPool2d does not pool the axes"),
+    (Calls(lambda m, x: (m.dense(x),)), (4,), "its layers are not a chain"),
+    (tied(), (4,), "layers share a parameter"),
+    (nn.Sequential(nn.Unflatten(1, (3, 5)), nn.Conv1d(3, 1, 5), nn.Flatten()), (16,), "an axis of 16 is not of shape"),
+]
+
+
+@pytest.mark.parametrize(("module", "event", "says"), CALLS)
+def test_what_looks_like_a_chain_but_is_none(module, event, says):
+    prepare(module)
+    with pytest.raises(NoProgram, match=says):
+        plan_of(module, "cross_entropy", event)
+
+
+def test_events_of_another_shape_are_refused():
+    module, x, _ = made("image")
+    fast = opt.generated(opt.quantize(module, opt.Spec(), x).train())
+    with pytest.raises(hc.CompileError, match=r"x: must have events of shape \[1, 8, 9\], not \[1, 9, 8\]"):
+        fast(torch.from_numpy(x).transpose(2, 3))
+
+
+def test_a_masked_weight_sets_no_width():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(15, 2))
+    module[0].weight.data[0, 0, 0] = 7.0
+    x = torch.randn(50, 2, 7)
+    module = opt.quantize(module, opt.Spec.uniform(5, 6), x).train()
+    keep = torch.ones_like(module[0].weight)
+    keep[0, 0, 0] = 0
+    module[0].mask = Mask(keep)
+    expected = module(x)
+    assert torch.allclose(opt.generated(module)(x), expected, atol=1e-6)
 
 
 def test_outputs_at_positions_have_no_generated_step():
