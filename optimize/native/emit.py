@@ -140,9 +140,6 @@ def _stages(program: Program, layout: Layout) -> list[dict[str, Any]]:
         q = program.output if layer is None else layer.x
         n = program.layers[-1].outputs if layer is None else layer.inputs
         found = _described("output" if last else f"{k}.input", q, layout, n)
-        averaged = (
-            isinstance(before, Conv) and before.pool is not None and not before.pool.largest
-        )  # with the ReLU in it
         found |= {"n": n, "p": padded(n), "planes": isinstance(layer, Conv), "behind_planes": isinstance(before, Conv)}
         found |= {"relu": before is not None and before.relu and not (isinstance(before, Conv) and before.averages)}
         found |= {"q": f"q{k}" if q or found["planes"] else f"v{k}"}
