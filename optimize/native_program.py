@@ -116,13 +116,14 @@ def _part(node: fx.Node, parts: Mapping[str, nn.Module]) -> nn.Module:
 
 
 class Chain:
-    """The links so far; `flat`: what comes next reads one vector; None: at most dense layers came, on a vector or on each of some
-    positions. `entry`: what the first axis of an event
-    becomes before the first layer, -1 being what is left."""
+    """The links so far.
+
+    `flat`: what comes next reads one vector; None: at most dense layers came, on a vector or on each of some positions. `entry`:
+    what the first axis of an event becomes before the first layer, -1 being what is left. `flattened`: all of it, before that.
+    """
 
     def __init__(self) -> None:
-        self.links, self.flat, self.entry = list[Link](), None, (-1,)
-        self.flattened = False  # before the first layer
+        self.links, self.flat, self.entry, self.flattened = list[Link](), None, (-1,), False
 
     def shape(self, event: Sequence[int]) -> tuple[int, ...]:
         """Of an event as the first layer reads it."""
@@ -164,13 +165,11 @@ class Chain:
     def _layer(self, part: Weighted) -> None:
         if any(part is link.layer for link in self.links):
             raise NoProgram("a layer is used twice")
-        if isinstance(part, WeightedLinear) and self.flat is not False:
-            pass
-        elif isinstance(part, WeightedConv1d | WeightedConv2d) and self.flat is (False if self.links else None):
+        if isinstance(part, WeightedConv1d | WeightedConv2d) and self.flat is (False if self.links else None):
             self.flat = False
             if isinstance(part.padding, str) or part.padding_mode != "zeros":
                 raise NoProgram("padding with other than zeros, or by a name, is not generated")
-        else:
+        elif not isinstance(part, WeightedLinear) or self.flat is False:
             raise NoProgram(f"{type(part).__name__} is not a dense layer on a vector, or a convolution before those")
         self.links.append(Link(part))
 
