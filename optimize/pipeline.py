@@ -52,12 +52,12 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A network on the way that none before beats: validation score, estimated cost in LUTs, and its state."""
+    """A network on the way that none before beats: validation score, estimated cost in LUTs, and the network as it was."""
 
     score: float
     cost: float
     epoch: int
-    state: dict[str, Any]
+    module: nn.Module
 
 
 @dataclass(eq=False)
@@ -97,10 +97,8 @@ class Result:
     points: tuple[Point, ...]
 
     def at(self, point: Point) -> nn.Module:
-        """The network of a point of the frontier."""
-        found = copy.deepcopy(self.module)
-        found.load_state_dict(point.state)
-        return found.eval()
+        """The network of a point of the frontier, whatever passes came after it."""
+        return copy.deepcopy(point.module).eval()
 
     def __str__(self) -> str:
         lines = [f"{'pass':<16}{'s':>8}  " + "  ".join(f"{k:>12}" for k in ("score", "lut", "ebops", "weights"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -236,9 +237,8 @@ def _keep(work: Work, epoch: int, cost: float, score: float) -> None:
     """Remember the network if none that costs as little is as good."""
     if any(p.score >= score and p.cost <= cost for p in work.points):
         return
-    state = {k: v.detach().clone() for k, v in work.module.state_dict().items()}
     kept = [p for p in work.points if not (p.score <= score and p.cost >= cost)]
-    work.points[:] = [*kept, Point(score, cost, epoch, state)]
+    work.points[:] = [*kept, Point(score, cost, epoch, copy.deepcopy(work.module))]
 
 
 def check_budget(budget: float, work: Work, cost: str) -> None:

@@ -61,6 +61,14 @@ def test_the_frontier_rises(trained):
     assert task().evaluate(trained.at(points[-1])) == pytest.approx(points[-1].score, abs=0.02)
 
 
+def test_a_point_is_there_after_the_network_has_shrunk():
+    train = opt.Train(3, batch=64, beta=1e-4, frontier=True)
+    found = opt.Pipeline([opt.Quantize(), train, opt.Shrink(0.5)]).run(module(), task())
+    point = found.points[0]
+    assert task().evaluate(found.at(point)) == pytest.approx(point.score, abs=0.02)
+    assert sum(p.numel() for p in found.at(point).parameters()) > sum(p.numel() for p in found.module.parameters())
+
+
 def test_what_was_trained_is_what_is_compiled(trained):
     x = task().validation[0]
     found = hc.compile(trained.module, example_inputs=x, backends=("cpu",)).predict(x.numpy())
