@@ -138,12 +138,11 @@ class Reference:
             x = quantized(layer.x, f"{k}.input", p, x)
             if layer.x is not None and layer.x.kind == "free":
                 self.seen[f"{k}.input"] = seen(layer.x, x)
-            w = quantized(layer.w, f"{k}.weight", p, p[f"{k}.weight"])
-            if layer.masked:
-                w = w * self.constants[f"{k}.mask"]
+            kept = p[f"{k}.weight"] * (self.constants[f"{k}.mask"] if layer.masked else 1)
+            w = quantized(layer.w, f"{k}.weight", p, kept)
             if layer.w is not None:
                 c = widths(layer.x, f"{k}.input", p, x, self.constants.get(f"{k}.input.bits"))
-                b, present = weight_widths(layer.w, f"{k}.weight", p, p[f"{k}.weight"], w)
+                b, present = weight_widths(layer.w, f"{k}.weight", p, kept, w)
                 u, v, s, t = self.constants[f"{k}.prices"]
                 cost = cost + linear(layer, (c + s * (c.detach() > 0))[None], u * present + v * b).sum() + t * c.sum()
             bias = quantized(layer.b, f"{k}.bias", p, p[f"{k}.bias"])
