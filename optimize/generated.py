@@ -56,7 +56,7 @@ class Generated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.module(x)
-        return _Run.apply(x.contiguous(), self, *(t for _, t in self.trained))  # pyright: ignore[reportReturnType]
+        return _Run.apply(x, self, *(t for _, t in self.trained))  # pyright: ignore[reportReturnType]
 
 
 class _Run(torch.autograd.Function):

@@ -61,10 +61,9 @@ class NativeEngine:
             for name, moments in saved["moments"].items():
                 self.step.first[name][...], self.step.second[name][...] = moments
             self.step.counts[:] = saved["counts"]
-        task = work.task
-        self.x = plan.events(task.x)
-        self.own = task if task.kind == "own" else None
-        self.y = self._targets(task.y) if self.own is None else None
+        self.task = work.task
+        self.x = plan.events(self.task.x)
+        self.y = None if self.task.kind == "own" else self._targets(self.task.y)
         self.extra = _guided(work)
 
     @staticmethod
@@ -118,33 +117,32 @@ class NativeEngine:
             rates = np.array([self.options.rates(state.epoch, k, steps) for k in range(low, high)], np.float32)
             beta = np.full(high - low, state.beta if state.prices else 0.0, np.float32)
             rows = order[low * batch : low * batch + (high - low) * size]
-            plan = Schedule(rates[:, 0], rates[:, 1], beta)
-            done = self._outside(rows, size, plan) if self.y is None else self._inside(rows, size, plan)
+            schedule = Schedule(rates[:, 0], rates[:, 1], beta)
+            done = self._outside(rows, size, schedule) if self.y is None else self._inside(rows, size, schedule)
             if not done.finite:
                 return float("nan"), cost
             total, cost = total + float(done.losses.sum()), float(done.costs[-1])
         return total, cost
 
-    def _inside(self, rows: np.ndarray, batch: int, plan: Schedule) -> Record:
+    def _inside(self, rows: np.ndarray, batch: int, schedule: Schedule) -> Record:
         """Whole steps, generated."""
         assert self.y is not None
-        return self.step.run(self.x, self.y, rows, batch, plan, adam=self.adam, **self.extra)
+        return self.step.run(self.x, self.y, rows, batch, schedule, adam=self.adam, **self.extra)
 
-    def _outside(self, rows: np.ndarray, batch: int, plan: Schedule) -> Record:
+    def _outside(self, rows: np.ndarray, batch: int, schedule: Schedule) -> Record:
         """Steps with a loss that torch computes of the outputs."""
-        assert self.own is not None
-        losses, cost = np.full(len(plan.rate), np.nan), np.full(len(plan.rate), np.nan)
+        losses, cost = np.full(len(schedule.rate), np.nan), np.full(len(schedule.rate), np.nan)
         for k, index in enumerate(rows.reshape(-1, batch)):
             x = self.x[index]
             outputs = torch.from_numpy(self.step.forward(x)).requires_grad_()
-            loss = self.own.loss_of(outputs, self.own.y[torch.from_numpy(index)])
+            loss = self.task.loss_of(outputs, self.task.y[torch.from_numpy(index)])
             losses[k] = float(loss.detach())
             if not np.isfinite(losses[k]):
                 return Record(losses[: k + 1], cost[: k + 1], False)
             (dy,) = torch.autograd.grad(loss, outputs)
-            self.step.backward(x, dy.numpy(), beta=float(plan.beta[k]))
+            self.step.backward(x, dy.numpy(), beta=float(schedule.beta[k]))
             cost[k] = self.step.term
-            self.step.update(float(plan.rate[k]), float(plan.width_rate[k]), self.adam)
+            self.step.update(float(schedule.rate[k]), float(schedule.width_rate[k]), self.adam)
         return Record(losses, cost, True)
 
     def score(self, work: Work) -> float:
