@@ -1,7 +1,9 @@
-"""Processor time of a training step at batch 1024 in ms, ours and the peers': steps.py [mlp|cnn]; one thread, one run.
+"""Processor time of a training step at batch 1024 in ms, ours and the peers': steps.py [mlp|cnn|residual|sets|transformer].
 
-mlp: 16-64-32-32-5. cnn: 13 x 21 pixels, convolutions of 8 and 16 channels, two poolings, dense 32 and 14. Adam everywhere. What is
-quantized is said in each row. HGQ2 on TensorFlow runs in .venv-peers, the rest here.
+mlp: 16-64-32-32-5. cnn: 13 x 21 pixels, convolutions of 8 and 16 channels, two poolings, dense 32 and 14. Ours alone: residual,
+16-64, 64-32-64 added to it, 64-5; sets, 3-32-32-32 for each of 16 constituents, the largest of each output, 32-32-5; and the jet
+transformer of `hwcompile.models`. Adam everywhere, one thread, one run. What is quantized is said in each row. HGQ2 on TensorFlow
+runs in .venv-peers, the rest here.
 """
 
 from __future__ import annotations
@@ -22,12 +24,32 @@ from tasks import BATCH, TASKS
 from torch import nn
 
 from hwcompile import optimize as opt
+from hwcompile.models.jets import JetDeepSets, JetTransformer
 from hwcompile.optimize import native
 from hwcompile.optimize.native_program import bind, plan_of
 
 REPEATS = 30
+PEERS = ("mlp", "cnn")
+SHARED = opt.Spec(activations=opt.learned(6, per="channel", range="learned"))
+"""Positions share the widths of what is computed of them, as they share weights."""
 os.environ.setdefault("KERAS_BACKEND", "torch")  # PQuantML imports Keras
 HERE = Path(__file__).parent
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 64), nn.Linear(64, 5)
+        self.around = nn.Sequential(nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last(torch.relu(x + self.around(x)))
+
+
+class Largest(JetDeepSets):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.each(x).amax(1))
 
 
 def network(kind: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
@@ -36,11 +58,20 @@ def network(kind: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     if kind == "mlp":
         inputs, *_, classes = TASKS["jets"].layers
         return dense("jets", 0), torch.randn(BATCH, inputs), torch.randint(0, classes, (BATCH,))
+    if kind in OWN:
+        return (
+            OWN[kind](),
+            torch.randn(BATCH, *((16,) if kind == "residual" else (16, 3))),
+            torch.randint(0, 5, (BATCH,)),
+        )
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 14),
     )  # fmt: skip
     return net, torch.rand(BATCH, 1, 13, 21), torch.randint(0, 14, (BATCH,))
+
+
+OWN: dict[str, Callable[[], nn.Module]] = {"residual": Residual, "sets": Largest, "transformer": JetTransformer}
 
 
 def milliseconds(step: Callable[[], object]) -> tuple[float, float]:
@@ -75,22 +106,26 @@ def by_torch(
 
 def ours(kind: str) -> Iterator[tuple[str, Callable[[], object]]]:
     net, x, y = network(kind)
+    spec = SHARED if x.ndim == 3 else opt.Spec()
     yield "torch, float", by_torch(net, x, y)
-    learned = opt.quantize(net, opt.Spec(), x).train()
+    learned = opt.quantize(net, spec, x).train()
     priced = opt.prices(learned)
     yield "hwcompile on torch, widths fixed", by_torch(opt.quantize(net, opt.Spec.uniform(6, 8), x).train(), x, y)
-    first = "0"
-    still = opt.Spec(layers={first: opt.Spec(activations=opt.fixed(8))})
-    yield (
-        "hwcompile on torch, widths learned per element, input fixed",
-        by_torch(opt.quantize(net, still, x).train(), x, y),
-    )
-    yield "hwcompile on torch, widths learned per element", by_torch(learned, x, y)
+    if kind in PEERS:
+        first = "0"
+        still = opt.Spec(layers={first: opt.Spec(activations=opt.fixed(8))})
+        yield (
+            "hwcompile on torch, widths learned per element, input fixed",
+            by_torch(opt.quantize(net, still, x).train(), x, y),
+        )
+    yield "hwcompile on torch, widths learned", by_torch(learned, x, y)
     yield "the same with the resource term", by_torch(learned, x, y, lambda: opt.resource(learned, priced))
-    fast = opt.generated(opt.quantize(net, opt.Spec(), x).train(), priced)
-    fast.beta = 1e-7
-    yield "hwcompile generated, torch's loop, loss and Adam, resource term", by_torch(fast, x, y)
-    yield "hwcompile generated step, learned per element, resource term", generated(net, x, y)
+    fast = opt.generated(opt.quantize(net, spec, x).train(), priced)
+    fast.beta, rest = 1e-7, set(opt.prices(fast.module)) - set(fast.names)
+    between = (lambda: opt.resource(fast.module, priced, fast.names)) if rest else None
+    yield "hwcompile generated, torch's loop, loss and Adam, resource term", by_torch(fast, x, y, between)
+    if kind in PEERS:
+        yield "hwcompile generated step, learned per element, resource term", generated(net, x, y)
 
 
 def generated(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
@@ -146,12 +181,12 @@ def pquant(kind: str) -> tuple[str, Callable[[], object]]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for kind in sys.argv[1:] or ("mlp", "cnn"):
+    for kind in sys.argv[1:] or (*PEERS, *OWN):
         rows = {name: milliseconds(step) for name, step in ours(kind)}
-        for peer in (brevitas, pquant):
+        for peer in (brevitas, pquant) if kind in PEERS else ():
             name, step = peer(kind)
             rows[name] = milliseconds(step)
-        for backend in ("tensorflow", "torch"):
+        for backend in ("tensorflow", "torch") if kind in PEERS else ():
             rows[f"HGQ2 on {backend}, learned per element, EBOPs"] = hgq(kind, backend)
         print(f"\n| {kind}, batch {BATCH} | ms | least | to torch float |\n|---|---|---|---|")
         for name, (median, least) in rows.items():

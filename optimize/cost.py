@@ -7,7 +7,7 @@ are set anew from the solver during training (`refit`), so that the first follow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,10 +139,11 @@ def present(b: Tensor) -> Tensor:
     return some + (b - b.detach()) * (b.detach() == 1)
 
 
-def resource(module: nn.Module, by: Prices) -> Tensor:
-    """The price of the whole module."""
-    of_layers = [layer_cost(layer, by[name]) for name, layer in layers(module)]
-    return torch.stack([*of_layers, *(_function(f, by[name]) for name, f in functions(module))]).sum()
+def resource(module: nn.Module, by: Prices, without: Collection[str] = ()) -> Tensor:
+    """The price of the whole module, but for the layers of the names `without`."""
+    found = [layer_cost(layer, by[name]) for name, layer in layers(module) if name not in without]
+    found += [_function(f, by[name]) for name, f in functions(module)]
+    return torch.stack(found).sum() if found else torch.zeros(())
 
 
 def _function(f: QuantizedFunction, price: Price) -> Tensor:

@@ -7,21 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..hw_targets.process import find_compiler
 from ..ir.errors import CompileError
+from .chains import NoProgram
 from .cost import resource
 from .distill import guided
-from .layers import quantizers
+from .generated import Generated, in_generated_parts
+from .layers import is_quantized, quantizers
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT
 
 __all__ = ["TorchEngine"]
 
+_WORTH = 1000
+"""Steps of a training for which it pays to compile its parts, two seconds each."""
+
 
 class TorchEngine:
-    """Any module, any loss: autograd and Adam."""
+    """Any module, any loss: autograd and Adam. Chains of quantized layers within the module are generated, unless `options` say
+    torch alone."""
 
     def __init__(self, options: Any, work: Work) -> None:
         self.options, self.module = options, work.module
+        self.parts = None if options.engine == "torch" else _parts(options, work)
         weights, bits = parameter_groups(work.module)
         others = [p for p in weights if p.ndim < 2] + [p for g in work.guides for p in g.parameters()]
         weights = [p for p in weights if p.ndim >= 2]
@@ -45,25 +53,36 @@ class TorchEngine:
         steps = -(-task.events // options.batch)
         total, count = 0.0, 0
         module.train()
+        computed = self.parts or module
+        if self.parts is not None:
+            self.parts.price(state.prices)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(work.generator(state.epoch).initial_seed())
             for x, y, index in task.batches(options.batch, order):
                 self._rates(*options.rates(state.epoch, count, steps))
-                outputs = module(x)
+                outputs = computed(x)
                 loss = guided(task.loss_of(outputs, y), work.guides, x, outputs, index)
                 total, count = total + float(loss.detach()), count + 1
-                if state.prices and (state.beta > 0 or options.budget is not None):
-                    cost = resource(module, state.prices)
-                    state.steer(options, float(cost.detach()), 1 / max(steps, count))
-                    loss = loss + state.beta * cost
+                priced = bool(state.prices) and (state.beta > 0 or options.budget is not None)
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                self._backward(loss, state, priced, 1 / max(steps, count))
                 self.optimizer.step()
                 self._limit()
                 for g in work.guides:
                     g.stepped(module)
         state.losses.append(total / max(count, 1))
         state.optimizer = self.optimizer.state_dict()
+
+    def _backward(self, loss: Tensor, state: Any, priced: bool, share: float) -> None:
+        """Gradients of the loss and of the resource term, whose strength is set for the next step, a `share` of an epoch."""
+        if not priced:
+            loss.backward()
+            return
+        cost = resource(self.module, state.prices, () if self.parts is None else self.parts.names)
+        if self.parts is not None:
+            self.parts.beta = state.beta
+        (loss + state.beta * cost).backward()
+        state.steer(self.options, float(cost.detach()) + (0 if self.parts is None else self.parts.term), share)
 
     def _limit(self) -> None:
         """Keep the trained widths within what arithmetic holds."""
@@ -83,7 +102,19 @@ class TorchEngine:
         return work.task.evaluate(self.module)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Give the module memory of its own."""
+        if self.parts is not None:
+            self.parts.release()
+
+
+def _parts(options: Any, work: Work) -> Generated | None:
+    steps = options.epochs * -(-work.task.events // options.batch)
+    if steps < _WORTH or not is_quantized(work.module) or find_compiler() is None:
+        return None
+    try:
+        return in_generated_parts(work.module)
+    except NoProgram:
+        return None
 
 
 def parameter_groups(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

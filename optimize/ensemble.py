@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow
+from .chains import NoProgram, dense_chain
 from .cost import Price, present, widths
 from .fake_quantize import fake_quantize
 from .layers import Mask, Weighted, WeightedLinear, layers, prepare
-from .native_program import NoProgram, dense_chain
 from .pipeline import Result, Work
 from .quantizers import FRACTION_LIMIT, ActivationQuantizer, Quantizer, WeightQuantizer, integer_bits_of
 from .runs import Outcome

@@ -61,6 +61,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, fraction: Tensor, integer: Any, signed: bool, rounding: Any, overflow: Any, seen: Any
     ) -> Tensor:
+        x = x.contiguous()
         fits = all(map(_fits, (x, fraction, integer, *(seen or ()))))
         library = _library(rounding.value, None if integer is None else overflow.value) if fits else None
         layout = _layout(x.shape, fraction.shape) if library is not None else None

@@ -1,75 +1,149 @@
-"""A quantized network whose forward and backward are the generated step, for training loops of one's own."""
+"""A quantized network whose forward and backward are generated steps, for training loops of one's own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
+from .chains import NoProgram
+from .composites import Attention, LayerNormalization
 from .cost import Price, Prices
-from .layers import prepare
-from .native import Step, build
-from .native_program import NoProgram, Plan, bind, plan_of
+from .layers import in_mode, prepare
+from .modules import traced
+from .native import build
+from .native_program import Plan, bind, part_plans, plan_of
 
-__all__ = ["Generated", "generated"]
+__all__ = ["Generated", "generated", "in_generated_parts"]
 
 
 FREE = Price(0.0, 0.0)
 """Of layers whose bits cost nothing."""
 
+_LOSS = "squared_error"
+"""Every program has one; these compute losses elsewhere."""
+
+_INSIDE = (Attention, LayerNormalization)
+"""Layers of ours that torch.fx can follow."""
+
 
 def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
     """The module computed by generated code, with any loss, optimizer and loop.
 
-    Its parameters are the module's own (trained widths too), so that an optimizer of either trains both, and the module can
-    be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result adds ``beta * resource`` to the
-    loss, through its gradients alone. Raises `CompileError` where no step is generated for the module: chains of convolutions
-    and dense layers, with ReLUs and pooling, have one.
+    Chains of convolutions and dense layers, with ReLUs and pooling, are computed as one; of other modules every such chain is, and
+    torch computes what is between. The module's parameters stay its own (trained widths too), so that an optimizer of either trains
+    both, and the module can be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result adds
+    ``beta * resource`` to the loss, through its gradients alone, for the layers that are generated (`names`). Raises `CompileError`
+    where no layer is.
     """
     prepare(module)
     try:
-        plan = plan_of(module, "squared_error")
+        found = in_generated_parts(module)
     except NoProgram as e:
         raise CompileError(
             type(module).__name__, f"no training step is generated for it: {e}", "train the module itself"
         ) from None
-    step = build(plan.program)
-    names = bind(step, plan)
-    own = {m: name for name, m in module.named_modules()}
-    for k, layer in enumerate(plan.layers):
-        price = (prices or {}).get(own[layer], FREE)
-        step.constants[f"{k}.prices"][:] = (price.first, price.bit, price.extra, price.input)
-    return Generated(module, step, plan, [(n, t) for n, t in names.items() if n in step.gradients])
+    found.price(prices or {})
+    return found
+
+
+def in_generated_parts(module: nn.Module) -> Generated:
+    """The module with all its chains generated; raises `NoProgram` where it has none, with what stands in the way of the whole."""
+    try:
+        part = Part(plan_of(module, _LOSS))
+        return Generated(module, part, [part])
+    except NoProgram as e:
+        why = e
+    if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+        raise why
+    try:
+        with in_mode(module, True):
+            graph = traced(module, "a generated training step", _INSIDE)
+    except CompileError:
+        raise why from None
+    found = list(part_plans(graph, _LOSS))
+    if not found:
+        raise why
+    return Generated(module, graph, [_put(graph, f"generated_{k}", *each) for k, each in enumerate(found)])
+
+
+def _put(graph: fx.GraphModule, name: str, plan: Plan, nodes: list[fx.Node]) -> Part:
+    """One part in place of the nodes of a chain."""
+    part = Part(plan)
+    graph.add_module(name, part)
+    with graph.graph.inserting_before(nodes[0]):
+        made = graph.graph.call_module(name, (nodes[0].all_input_nodes[0],))
+    nodes[-1].replace_all_uses_with(made)
+    for node in reversed(nodes):
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return part
 
 
 class Generated(nn.Module):
-    """See `generated`. `beta`: the strength of the resource term."""
+    """See `generated`. `beta`: the strength of the resource term; `names`: layers that are generated."""
 
-    def __init__(self, module: nn.Module, step: Step, plan: Plan, trained: list[tuple[str, Tensor]]) -> None:
+    def __init__(self, module: nn.Module, computed: nn.Module, parts: list[Part]) -> None:
         super().__init__()
-        self.module, self.step, self.plan, self.beta = module, step, plan, 0.0
-        self.trained = trained
+        self.module, self.computed, self.parts, self.beta = module, computed, parts, 0.0
+        own = {m: name for name, m in module.named_modules()}
+        self.names = [own[layer] for part in parts for layer in part.plan.layers]
+        for part in parts:
+            part.owner = [self]
+
+    def price(self, prices: Prices) -> None:
+        """What bits cost from now on; layers without a price cost nothing."""
+        names = iter(self.names)
+        for part in self.parts:
+            for k in range(len(part.plan.layers)):
+                p = prices.get(next(names), FREE)
+                p = replace(p.times(part.plan.rows), input=p.input * part.plan.rows)
+                part.step.constants[f"{k}.prices"][:] = (p.first, p.bit, p.extra, p.input)
+
+    @property
+    def term(self) -> float:
+        """The resource term of the last backward pass, without beta, of the layers that are generated."""
+        return sum(part.step.term for part in self.parts)
+
+    def release(self) -> None:
+        """Give the module memory of its own; this is of no use after."""
+        for part in self.parts:
+            for tensor in part.tensors.values():
+                tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.computed(*inputs) if self.training else self.module(*inputs)
+
+
+class Part(nn.Module):
+    """A chain of layers by its generated step."""
+
+    owner: list[Generated]
+    """In a list: it is no child of its part."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan, self.step = plan, build(plan.program)
+        self.tensors = bind(self.step, plan)
+        self.trained = [(n, t) for n, t in self.tensors.items() if n in self.step.gradients]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return self.module(x)
         return _Run.apply(x, self, *(t for _, t in self.trained))  # pyright: ignore[reportReturnType]
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, owner: Generated, *parameters: Tensor) -> Tensor:
-        ctx.owner, ctx.x, ctx.events = owner, x.detach(), owner.plan.events(x)
-        return torch.from_numpy(owner.step.forward(ctx.events))
+    def forward(ctx: Any, x: Tensor, part: Part, *parameters: Tensor) -> Tensor:
+        ctx.part, ctx.x, ctx.events = part, x.detach(), part.plan.events(x)
+        return part.plan.outputs(part.step.forward(ctx.events))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        owner: Generated = ctx.owner
-        wanted = bool(ctx.needs_input_grad[0])
-        dy = np.ascontiguousarray(g.numpy(), np.float32)
-        dx = owner.step.backward(ctx.events, dy, beta=owner.beta, input_gradient=wanted)
-        found = (owner.plan.as_in(owner.step.gradients[name].copy(), name, t) for name, t in owner.trained)
-        return None if dx is None else owner.plan.like(dx, ctx.x), None, *found
+        part: Part = ctx.part
+        dy, wanted, beta = part.plan.gradients(g), bool(ctx.needs_input_grad[0]), part.owner[0].beta
+        dx = part.step.backward(ctx.events, dy, beta=beta, input_gradient=wanted)
+        found = (part.plan.as_in(part.step.gradients[name].copy(), name, t) for name, t in part.trained)
+        return None if dx is None else part.plan.like(dx, ctx.x), None, *found

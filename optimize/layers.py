@@ -18,7 +18,18 @@ from torch.utils.hooks import RemovableHandle
 
 from .quantizers import ActivationQuantizer, Quantizer, WeightQuantizer
 
-__all__ = ["WEIGHTED", "Affine", "Mask", "Weighted", "hooked", "is_quantized", "layers", "prepare", "quantizers"]
+__all__ = [
+    "WEIGHTED",
+    "Affine",
+    "Mask",
+    "Weighted",
+    "hooked",
+    "in_mode",
+    "is_quantized",
+    "layers",
+    "prepare",
+    "quantizers",
+]
 
 
 class Mask(nn.Module):
@@ -43,6 +54,18 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in kept:
             handle.remove()
+
+
+@contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """All of the module in training or in eval mode, for as long as the block runs."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for m, before in modes:
+            m.training = before
 
 
 def sums_in_double(module: nn.Module) -> bool:

@@ -37,22 +37,29 @@ _PRODUCTS = (torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm")
 
 
 class _Tracer(fx.Tracer):
-    """Layers of torch are leaves, and so are ours."""
+    """Layers of torch are leaves, and so are ours, but for those `inside` which one looks."""
+
+    def __init__(self, inside: tuple[type[nn.Module], ...] = ()) -> None:
+        super().__init__()
+        self.inside = inside
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or _ours(m)
+        return super().is_leaf_module(m, module_qualified_name) or (_ours(m) and not isinstance(m, self.inside))
 
 
 def _ours(m: nn.Module) -> bool:
     return type(m).__module__.startswith(__package__ or "")
 
 
-def traced(module: nn.Module, why: str) -> fx.GraphModule:
-    """The module as a graph of its layers; `why`: what needs it, for the error where torch.fx cannot follow the code."""
-    if isinstance(module, fx.GraphModule):
+def traced(module: nn.Module, why: str, inside: tuple[type[nn.Module], ...] = ()) -> fx.GraphModule:
+    """The module as a graph of its layers, and of the parts of those of our own layers that are `inside`.
+
+    `why`: what needs it, for the error where torch.fx cannot follow the code.
+    """
+    if isinstance(module, fx.GraphModule) and not inside:
         return module
     try:
-        return _with_dropout(fx.GraphModule(module, _Tracer().trace(module)))
+        return _with_dropout(fx.GraphModule(module, _Tracer(inside).trace(module)))
     except Exception as e:  # torch.fx raises any kind for code that depends on data
         said = str(e).strip().splitlines()[0][:120] if str(e).strip() else type(e).__name__
         what = f"{why} needs a forward that torch.fx can trace ({said})"

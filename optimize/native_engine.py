@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..hw_targets.process import find_compiler
 from ..ir.errors import CompileError
+from .chains import NoProgram
 from .distill import OutputGuide
 from .native import Adam, Record, Schedule, Step, build
-from .native_program import NoProgram, Plan, bind, plan_of
+from .native_program import Plan, bind, plan_of
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT
 

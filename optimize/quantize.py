@@ -15,7 +15,7 @@ from ..ir.errors import CompileError
 from .composites import InverseRoot, Kept, Product, in_parts
 from .formats import Format, Spec, fixed
 from .functions import QuantizedFunction, SoftmaxTables
-from .layers import WEIGHTED, Weighted, activation_axis, hooked, prepare, quantizers
+from .layers import WEIGHTED, Weighted, activation_axis, hooked, in_mode, prepare, quantizers
 from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -33,7 +33,7 @@ PLACED = (*FUNCTIONS, Product, Kept)
 
 
 class _Output(nn.Module):
-    """A module whose output is quantized."""
+    """A module of several inputs whose output is quantized."""
 
     def __init__(self, module: nn.Module, quantizer: ActivationQuantizer) -> None:
         super().__init__()
@@ -76,7 +76,8 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
         if m in shapes:
             _replace(changed, names[m], _surrounded(m, spec.of(names[m]).activations, *shapes[m]))
     if spec.output is not None:
-        changed = _Output(changed, ActivationQuantizer(spec.output, shapes[changed][1]))
+        last = ActivationQuantizer(spec.output, shapes[changed][1])
+        changed = nn.Sequential(changed, last) if len(inputs) == 1 else _Output(changed, last)
     calibrate(changed, inputs, widths=True)
     return changed.train(module.training)
 
@@ -149,14 +150,9 @@ def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:
     Trained integer bits stay as they were trained, unless `widths`.
     """
     inputs = as_inputs(data)
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        with _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
-            _try(module.eval(), inputs)
-            module(*inputs)
-    finally:
-        for m, training in modes:
-            m.training = training
+    with in_mode(module, False), _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
+        _try(module, inputs)
+        module(*inputs)
 
 
 @contextmanager

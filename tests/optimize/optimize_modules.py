@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -143,3 +144,10 @@ def random_spec(seed: int) -> opt.Spec:
         return opt.fixed(bits, per=per, rounding=rounding, range="learned")
 
     return opt.Spec(weights(), weights(), data(), output=data() if rng.random() < 0.3 else None)
+
+
+def some(every, quick):
+    """All of them, those not in `quick` in the nightly run: each is compiled."""
+    return [
+        e if e in quick else pytest.param(*(e if isinstance(e, tuple) else (e,)), marks=pytest.mark.slow) for e in every
+    ]

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from optimize_modules import some
 from torch import nn
 
 import hwcompile as hc
 from hwcompile import optimize as opt
+from hwcompile.optimize.chains import NoProgram
 from hwcompile.optimize.layers import Mask, prepare
 from hwcompile.optimize.native import Conv, Pool
-from hwcompile.optimize.native_program import NoProgram, plan_of
+from hwcompile.optimize.native_program import plan_of
 
 
 class Functions(nn.Module):
@@ -85,6 +87,7 @@ FORMATS = {
     "learned ranges": opt.Spec(opt.learned(6), opt.learned(6), opt.learned(6, range="learned")),
     "channels": opt.Spec(opt.learned(6, per="channel"), opt.learned(6), opt.learned(6, per="channel")),
     "fixed": opt.Spec.uniform(5, 6),
+    "outputs": opt.Spec(output=opt.learned(6, range="learned")),
 }
 
 
@@ -110,13 +113,6 @@ def assert_alike(found):
             assert torch.allclose(value, found["native"][name], atol=3e-4), name
 
 
-def some(every, quick):
-    """All of them, those not in `quick` in the nightly run: each is compiled."""
-    return [
-        e if e in quick else pytest.param(*(e if isinstance(e, tuple) else (e,)), marks=pytest.mark.slow) for e in every
-    ]
-
-
 PAIRS = [(name, formats) for name in NETWORKS for formats in FORMATS]
 QUICK = [
     ("image", "learned ranges"),
@@ -124,6 +120,7 @@ QUICK = [
     ("series", "tracked"),
     ("functions", "fixed"),
     ("vector", "float"),
+    ("vector", "outputs"),
 ]
 
 
