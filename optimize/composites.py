@@ -6,6 +6,7 @@ tables, products of data, and values that are kept (`Kept`), which `quantize` fi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..ir.errors import CompileError
 from .layers import Affine, sums_in_double
 
-__all__ = ["COMPOSITES", "Attention", "InverseRoot", "Kept", "Product", "in_parts"]
+__all__ = ["COMPOSITES", "Attention", "InverseRoot", "Kept", "LayerNormalization", "Multiplies", "Product", "in_parts"]
 
 
 class Product(nn.Module):
@@ -26,6 +27,24 @@ class Product(nn.Module):
 
 class Kept(nn.Identity):
     """A value that is quantized where it stands: the state of a recurrent layer, say, whose width would grow with each step."""
+
+
+class Multiplies(nn.Module):
+    """What multiplies data element by element in its own code."""
+
+    def products(self) -> list[tuple[int, Tensor, Tensor]]:
+        """Of each product: how often an event computes it, and the widths of all factors; none where nothing is quantized."""
+        raise NotImplementedError  # every kind has its own
+
+    def cost(self, product: float = 1.0, sums: float = 1.0, tables: float = 1.0) -> Tensor:
+        """LUTs of an event's products, by the compiler's rule: the widths multiplied; differentiable by the trained ones."""
+        found = [times * product * (a * b).sum() for times, a, b in self.products()]
+        return torch.stack(found).sum() if found else torch.zeros(())
+
+
+def _widths(quantized: Any, shape: tuple[int, ...]) -> Tensor:
+    """Of what a quantizer gives, or a function with one."""
+    return getattr(quantized, "output_quantizer", quantized).widths().expand(shape)
 
 
 class InverseRoot(nn.Module):
@@ -42,7 +61,7 @@ class InverseRoot(nn.Module):
 # ---- recurrent layers -------------------------------------------------------------------------------------------------
 
 
-class Step(nn.Module):
+class Step(Multiplies):
     """One direction of one recurrent layer: `input` on all steps at once, `state` on the state before each.
 
     weight_ih, weight_hh, bias_ih, bias_hh: as torch.nn has them.
@@ -94,6 +113,14 @@ class Step(nn.Module):
     kept: nn.Module
     """`Kept`, and what quantizes it later."""
 
+    def products(self) -> list[tuple[int, Tensor, Tensor]]:
+        steps = getattr(self.state, "calls", 1)
+        return [] if isinstance(self.kept, Kept) else list(self._products(steps))
+
+    def _products(self, steps: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Of a quantized step, so many of which an event computes."""
+        return iter(())
+
     def _exact(self, *values: Tensor) -> tuple[Tensor, ...]:
         quantized = not isinstance(self.kept, Kept)
         return tuple(v.double() for v in values) if quantized and sums_in_double(self) else values
@@ -132,6 +159,11 @@ class LSTMStep(Step):
         o, squashed = self._exact(o, self.squashed(c))
         return o * squashed, c
 
+    def _products(self, steps: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        i, f, o = _widths(self.sigmoid, (3 * self.hidden,)).chunk(3)
+        c, g, squashed = (_widths(q, (self.hidden,)) for q in (self.kept, self.tanh, self.squashed))
+        yield from ((steps - 1, f, c), (steps, i, g), (steps, o, squashed))  # the first state is 0
+
 
 class GRUStep(Step):
     separate = True
@@ -150,6 +182,11 @@ class GRUStep(Step):
         r, z = sigmoid.chunk(2, 1)
         new, z, h = self._exact(self.tanh(gates[:, both:] + r * inner), z, h)
         return (self.kept(new + z * (h - new)),)
+
+    def _products(self, steps: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        r, z = _widths(self.sigmoid, (2 * self.hidden,)).chunk(2)
+        inner, new, h = (_widths(q, (self.hidden,)) for q in (self.inner, self.tanh, self.kept))
+        yield from ((steps - 1, r, inner), (steps, z, torch.maximum(h, new) + 1))  # of state 0, inner is the bias
 
 
 class Recurrent(nn.Module):
@@ -186,7 +223,7 @@ class Recurrent(nn.Module):
 # ---- normalization and attention --------------------------------------------------------------------------------------
 
 
-class LayerNormalization(nn.Module):
+class LayerNormalization(Multiplies):
     """Layer normalization over the last axis: ``d = n x - sum(x)`` is exact, and so is the sum of its squares."""
 
     def __init__(self, name: str, norm: nn.LayerNorm) -> None:
@@ -206,6 +243,14 @@ class LayerNormalization(nn.Module):
         r = self.squares((d * d).sum(-1, keepdim=True))
         y = self.affine(d * r)
         return y.to(x.dtype) if self.training else y
+
+    def products(self) -> list[tuple[int, Tensor, Tensor]]:
+        squares: Any = self.squares
+        if isinstance(squares, InverseRoot):
+            return []
+        (*rows, _), times = squares.shapes[0], squares.calls
+        d, r = _widths(self.spread, (*rows, self.n)), _widths(squares, (*rows, self.n))
+        return [(times, d, d), (times, d, r)]
 
     def _wide(self, x: Tensor) -> Tensor:
         """In float64 once it is quantized, in training too: squares have twice the bits."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..codegen.adder_graph import adder_bits
 from ..codegen.solver import solve
 from ..ir.errors import CompileError
+from .composites import Multiplies
 from .functions import QuantizedFunction, functions
 from .layers import Affine, Weighted, layers
 from .quantizers import ActivationQuantizer, WeightQuantizer, bit_length, exp2
@@ -146,7 +147,7 @@ def resource(module: nn.Module, by: Prices, without: Collection[str] = ()) -> Te
     return torch.stack(found).sum() if found else torch.zeros(())
 
 
-def _function(f: QuantizedFunction, price: Price) -> Tensor:
+def _function(f: QuantizedFunction | Multiplies, price: Price) -> Tensor:
     return f.cost(price.bit, price.first, price.input)
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .composites import Product
+from .composites import Multiplies, Product
 from .formats import fixed
 from .layers import sums_in_double
 from .quantizers import ActivationQuantizer
@@ -97,6 +97,6 @@ def _table(bits_in: Tensor, bits_out: Tensor) -> Tensor:
     return bits_out * large * (bits_in.detach() > 0)
 
 
-def functions(module: nn.Module) -> list[tuple[str, QuantizedFunction]]:
-    """Those in the module, with their names, in its order."""
-    return [(name, m) for name, m in module.named_modules() if isinstance(m, QuantizedFunction)]
+def functions(module: nn.Module) -> list[tuple[str, QuantizedFunction | Multiplies]]:
+    """Those in the module, and layers that multiply data themselves, with their names, in its order."""
+    return [(name, m) for name, m in module.named_modules() if isinstance(m, QuantizedFunction | Multiplies)]

@@ -84,15 +84,13 @@ def _put(graph: fx.GraphModule, name: str, plan: Plan, nodes: list[fx.Node]) -> 
 
 
 class Generated(nn.Module):
-    """See `generated`. `beta`: the strength of the resource term; `names`: layers that are generated."""
+    """See `generated`. `names`: layers that are generated."""
 
     def __init__(self, module: nn.Module, computed: nn.Module, parts: list[Part]) -> None:
         super().__init__()
-        self.module, self.computed, self.parts, self.beta = module, computed, parts, 0.0
+        self.module, self.computed, self.parts = module, computed, parts
         own = {m: name for name, m in module.named_modules()}
         self.names = [own[layer] for part in parts for layer in part.plan.layers]
-        for part in parts:
-            part.owner = [self]
 
     def price(self, prices: Prices) -> None:
         """What bits cost from now on; layers without a price cost nothing."""
@@ -102,6 +100,16 @@ class Generated(nn.Module):
                 p = prices.get(next(names), FREE)
                 p = replace(p.times(part.plan.rows), input=p.input * part.plan.rows)
                 part.step.constants[f"{k}.prices"][:] = (p.first, p.bit, p.extra, p.input)
+
+    @property
+    def beta(self) -> float:
+        """The strength of the resource term."""
+        return self.parts[0].beta
+
+    @beta.setter
+    def beta(self, strength: float) -> None:
+        for part in self.parts:
+            part.beta = strength
 
     @property
     def term(self) -> float:
@@ -121,12 +129,9 @@ class Generated(nn.Module):
 class Part(nn.Module):
     """A chain of layers by its generated step."""
 
-    owner: list[Generated]
-    """In a list: it is no child of its part."""
-
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.plan, self.step = plan, build(plan.program)
+        self.plan, self.step, self.beta = plan, build(plan.program), 0.0
         self.tensors = bind(self.step, plan)
         self.trained = [(n, t) for n, t in self.tensors.items() if n in self.step.gradients]
 
@@ -137,13 +142,13 @@ class Part(nn.Module):
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: Part, *parameters: Tensor) -> Tensor:
-        ctx.part, ctx.x, ctx.events = part, x.detach(), part.plan.events(x)
+        ctx.part, ctx.shape, ctx.events = part, x.shape, part.plan.events(x)
         return part.plan.outputs(part.step.forward(ctx.events))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         part: Part = ctx.part
-        dy, wanted, beta = part.plan.gradients(g), bool(ctx.needs_input_grad[0]), part.owner[0].beta
-        dx = part.step.backward(ctx.events, dy, beta=beta, input_gradient=wanted)
+        dy, wanted = part.plan.gradients(g), bool(ctx.needs_input_grad[0])
+        dx = part.step.backward(ctx.events, dy, beta=part.beta, input_gradient=wanted)
         found = (part.plan.as_in(part.step.gradients[name].copy(), name, t) for name, t in part.trained)
-        return None if dx is None else part.plan.like(dx, ctx.x), None, *found
+        return None if dx is None else part.plan.like(dx, ctx.shape), None, *found

@@ -122,10 +122,10 @@ class Plan:
             raise CompileError("x", f"must have events of shape {list(self.event)}, not {list(x.shape[1:])}")
         return self._rows(x.detach().transpose(1, 2) if self.positions else x.detach())
 
-    def like(self, values: np.ndarray, x: Tensor) -> Tensor:
-        """Values of the program's inputs in the order of x."""
+    def like(self, values: np.ndarray, shape: Sequence[int]) -> Tensor:
+        """Values of the program's inputs as those of a module's input of that shape."""
         found = torch.from_numpy(values)
-        return found.view(len(x), x.shape[2], x.shape[1]).transpose(1, 2) if self.positions else found.view(x.shape)
+        return found.view(shape[0], shape[2], shape[1]).transpose(1, 2) if self.positions else found.view(*shape)
 
     def outputs(self, values: np.ndarray) -> Tensor:
         """The module's outputs, of what the program gives."""
@@ -210,9 +210,11 @@ def _planned(found: Chain, loss: str, event: Sequence[int] | None) -> Plan:
     if positions and found.entry != (-1,):
         raise NoProgram("the shape of an event is changed before a dense layer")
     chained = [link.layer for link in found.links]
-    held = [id(t) for _, t in _shared(chained, found.output)]
-    if len(set(held)) < len(held):
+    held = [t for _, t in _shared(chained, found.output)]
+    if len({id(t) for t in held}) < len(held):
         raise NoProgram("layers share a parameter")
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in held):
+        raise NoProgram("its parameters are not float32 in the processor's memory")
     if positions and not any(link.mean for link in found.links):
         with suppress(NoProgram):  # where positions share their widths
             program, made = _program(found, loss, shape[1:], False)

@@ -8,9 +8,9 @@ from torch import nn
 
 import hwcompile as hc
 from hwcompile import optimize as opt
-from hwcompile.optimize import cost
-from hwcompile.optimize.composites import Product
-from hwcompile.optimize.functions import QuantizedFunction
+from hwcompile.optimize import composites, cost
+from hwcompile.optimize.composites import Multiplies, Product
+from hwcompile.optimize.functions import QuantizedFunction, functions
 from hwcompile.optimize.quantizers import ActivationQuantizer
 
 
@@ -85,7 +85,7 @@ def test_prices_follow_the_solver():
             assert priced.item() == pytest.approx(cost.solved(layer), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["attention", "transformer", "tables"])
+@pytest.mark.parametrize("name", ["attention", "transformer", "tables", "lstm", "gru"])
 @pytest.mark.parametrize("bits", [4, 6])
 def test_functions_of_data_are_counted_as_the_design_counts_them(name, bits):
     """Products of data and tables are most of these networks; rounding and activations come on top in the design."""
@@ -100,8 +100,8 @@ def test_functions_of_data_are_counted_as_the_design_counts_them(name, bits):
     design = hc.compile(q, example_inputs=x, backends=("rtl",))
     estimate = sum(layer.estimate.lut for layer in design.report.layers)
     of_layers = sum(cost.solved(layer) for _, layer in opt.layers(q))
-    assert of_layers < 0.7 * cost.total(q)
-    assert 0.6 * estimate < cost.total(q) < 1.2 * estimate
+    assert of_layers < 0.75 * cost.total(q)
+    assert 0.7 * estimate < cost.total(q) < 1.2 * estimate
     assert opt.measures(q, opt.Task(x, module(x).detach(), loss="mse"))["lut"] == cost.total(q)
 
 
@@ -118,6 +118,19 @@ def test_a_product_of_data_by_hand_and_its_gradient():
     product.cost(sums=0).backward()
     assert product.inputs[0].fraction.grad.tolist() == [[2, 3, 4]] * 2
     assert product.inputs[1].fraction.grad.tolist() == [[5], [7], [10]]
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
+def test_products_in_a_layers_own_code_have_gradients(name):
+    module, x = network(name, 0)
+    q = opt.quantize(module, opt.Spec(), x)
+    own = [m for _, m in functions(q) if isinstance(m, Multiplies)]
+    assert len(own) == 1
+    own[0].cost().backward()
+    kept = own[0].spread if name == "transformer" else own[0].kept
+    assert bool((kept.fraction.grad > 0).all())
+    assert Multiplies.cost(own[0], product=2.0).item() == pytest.approx(2 * own[0].cost().item())
+    assert composites.in_parts(nn.LSTM(2, 3)).steps[0].cost().item() == 0  # without widths
 
 
 def test_unknown_costs_and_float_layers_are_refused():

@@ -234,6 +234,8 @@ CALLS = [
     (Calls(lambda m, x: (m.dense(x),)), (4,), "its layers are not a chain"),
     (tied(), (4,), "layers share a parameter"),
     (nn.Sequential(nn.Unflatten(1, (3, 5)), nn.Conv1d(3, 1, 5), nn.Flatten()), (16,), "an axis of 16 is not of shape"),
+    (nn.Sequential(nn.Linear(4, 3)).double(), (4,), "its parameters are not float32"),
+    (nn.Sequential(nn.Linear(4, 3)).to("meta"), (4,), "its parameters are not float32 in the processor's memory"),
 ]
 
 
