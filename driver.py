@@ -14,7 +14,7 @@ from .codegen.choose import Goal
 from .codegen.project import Project, read_manifest
 from .codegen.schedule import LayerSchedule, Schedule
 from .design import BACKENDS, Design, Stages, input_data, missing, shapes
-from .frontends.calibrate import calibrate, open_precisions
+from .frontends.calibrate import Calibration, calibrate, open_precisions
 from .frontends.expressions import is_expression, read_expression
 from .frontends.hls4ml import is_hls4ml, read_hls4ml
 from .frontends.hls4ml_config import Configuration, configured, read_configuration
@@ -145,29 +145,7 @@ def compile(
         source = model if isinstance(model, RealModel | Graph) else load(model, example_inputs, weights)
     if configuration is not None:
         source, schedule = _configured(source, configuration, schedule)
-    real, chosen = (source, None) if isinstance(source, RealModel) else (None, None)
-    if isinstance(source, RealModel):
-        quantized = source
-        if calibration is not None and open_precisions(source):
-            with stages("calibrate"):
-                if bits is None and tolerance is None:
-                    tolerance = 0.01
-                quantized, chosen = calibrate(source, input_data(calibration, shapes(source)), bits, tolerance)
-        elif bits is not None or tolerance is not None:
-            raise CompileError(
-                "calibration",
-                "--bits and --tolerance need a model with open precisions and --calibrate data.npz",
-                "leave them out for a quantized model",
-            )
-        if step:
-            quantized = real = step_model(quantized)
-        with stages("lower"):
-            law = run(lower(quantized), PIPELINES["simplify"])
-    else:
-        assert isinstance(source, Graph)
-        if step:
-            raise CompileError("step", "is for models; a compiled graph has no time steps", "compile the model again")
-        law = source
+    law, real, chosen = _law(source, calibration, bits, tolerance, step, stages)
     with stages("realise"):
         hardware = run(law, PIPELINES["hardware"])
     design = Design(law, hardware, device, clock, tuple(backends), real, chosen, stages, schedule=schedule, goal=goal)
@@ -175,6 +153,32 @@ def compile(
         with stages(backend):
             getattr(design, backend)
     return design
+
+
+def _law(
+    source: RealModel | Graph, calibration: Any, bits: int | None, tolerance: float | None, step: bool, stages: Stages
+) -> tuple[Graph, RealModel | None, Calibration | None]:
+    """The integer graph of a model, the model that it is of, and the precisions that calibration chose."""
+    if isinstance(source, Graph):
+        if step:
+            raise CompileError("step", "is for models; a compiled graph has no time steps", "compile the model again")
+        return source, None, None
+    quantized, chosen = source, None
+    if calibration is not None and open_precisions(source):
+        with stages("calibrate"):
+            if bits is None and tolerance is None:
+                tolerance = 0.01
+            quantized, chosen = calibrate(source, input_data(calibration, shapes(source)), bits, tolerance)
+    elif bits is not None or tolerance is not None:
+        raise CompileError(
+            "calibration",
+            "--bits and --tolerance need a model with open precisions and --calibrate data.npz",
+            "leave them out for a quantized model",
+        )
+    if step:
+        quantized = source = step_model(quantized)
+    with stages("lower"):
+        return run(lower(quantized), PIPELINES["simplify"]), source, chosen
 
 
 def _check(backends: Sequence[str], clock: float, schedule: Schedule, goal: Goal) -> None:

@@ -11,7 +11,8 @@ from ..ir.graph import Graph
 from ..ir.ops import Linear
 from .hls.hosted import hosted_transposes
 from .hls.plan import Plan, plan
-from .hls.stream_plan import Buffered, Edge, Lines, Stage, stream_plan
+from .hls.stages import Buffered, Edge, Lines, Stage
+from .hls.stream_plan import stream_plan
 from .hls.stream_top import fifo_depth, stream_timing
 from .layer_costs import MatrixCost, matrix_cost, nodes_cost, pipeline_cycles, width_of
 from .layers import layers

@@ -32,7 +32,8 @@ from ..project import Project
 from .expressions import Tables, lane
 from .forest import forest_lane, forest_statement
 from .interface import header, identifier, storage_type
-from .products import Product, product
+from .plan import Plan
+from .products import Product
 from .storage import LANES, Storage, flat
 
 __all__ = ["SUPPORTED", "check", "emit"]
@@ -86,8 +87,6 @@ def emit(graph: Graph) -> Project:
     return Project({"engine.cpp": body, **kernels, "engine.h": header(graph)})
 
 
-_DEEPEST = 24
-"""Ops that one expression may nest: beyond, a value is stored in between."""
 _OPEN = "const Buffers& b = blocks[u]; (void)b; (void)i;"
 
 
@@ -109,89 +108,10 @@ class _Writer:
     tables: Tables = field(default_factory=Tables)
 
     def __post_init__(self) -> None:
-        self.nodes = self.graph.nodes
-        self.users = self.graph.users()
-        self.results = {o.node for o in self.graph.outputs}
-        self.depth: list[int] = []  # ops on the longest way to each node
-        self.alias: dict[int, int] = {}  # reshapes share their operand's buffer
-        self.heads: dict[int, Product] = {}  # the node that each kernel call hands on
-        self.owner: dict[int, Product] = {}  # chain end -> the kernel call whose results it maps
-        self.inside: set[int] = set()  # nodes without a buffer, since a kernel or a reduction takes them along
-        self.forms: dict[int, list[Storage]] = {}  # how each node is stored for its readers
+        self.nodes, self.plan = self.graph.nodes, Plan(self.graph)
         self.buffers: list[str] = []
         self.starts: list[str] = []
         self.steps: list[str] = []
-        self._plan()
-
-    # ---- what is stored, and how ----------------------------------------------------------------------------------------
-
-    def _plan(self) -> None:
-        for i, node in enumerate(self.nodes):
-            if isinstance(node.op, Reshape):
-                self.alias[i] = self.source(node.operands[0])
-            self.depth.append(1 + max((self.depth[j] for j in node.operands), default=0))
-            if isinstance(node.op, Linear):
-                call = product(self.graph, self.users, self.results, i)
-                self.heads[call.head] = call
-                self.inside |= {i, call.sums, *call.absorbed} - {call.head}
-        self.inside |= {i for i, node in enumerate(self.nodes) if self._read_by_reduction(i, node)}
-        for head, call in self.heads.items():
-            end = self._chain_end(head)
-            self.owner[head if end in self.owner else end] = call
-        for i, node in enumerate(self.nodes):
-            if i in self.results:
-                self._want(i, self._lanes(i))
-            if i in self.inside or isinstance(node.op, Reshape) or i in self.heads:
-                continue
-            for j in node.operands:
-                stored = isinstance(self.nodes[j].op, Constant) and not isinstance(node.op, (*ELEMENTWISE, Concat))
-                if stored or not self._inlined(j):
-                    self._want(j, self._lanes(j))
-                elif j in self.inside and isinstance(self.nodes[j].op, Window):
-                    self._want(self.nodes[j].operands[0], self._lanes(self.nodes[j].operands[0]))
-        for call in self.heads.values():
-            for reading in call.readings:
-                self._want(reading.source, reading.storage)
-
-    def _read_by_reduction(self, i: int, node: Node) -> bool:
-        """A window that only a sum or maximum over its taps reads: that finds the elements itself."""
-        if not isinstance(node.op, Window) or i in self.results or len(self.users[i]) != 1 or i in self.inside:
-            return False
-        reader = self.nodes[self.users[i][0]]
-        if not isinstance(reader.op, ReduceSum | ReduceMax) or reader.op.axis != len(node.type.shape) - 2:
-            return False
-        exp = np.asarray(reader.type.fixed.exp)
-        return bool((np.broadcast_to(exp, reader.type.shape) == node.type.arrays()[2]).all())
-
-    def source(self, i: int) -> int:
-        return self.alias.get(i, i)
-
-    def _lanes(self, i: int) -> Storage:
-        return flat(LANES, 0, self.nodes[i].type.size)
-
-    def _want(self, i: int, form: Storage) -> None:
-        forms = self.forms.setdefault(self.source(i), [])
-        if form not in forms:
-            forms.append(form)
-
-    def _inlined(self, i: int) -> bool:
-        """The value is computed inside its only reader's expression, or by the kernel that takes it along."""
-        if isinstance(self.nodes[i].op, Constant) or i in self.inside:
-            return True
-        return i not in self.owner and self._joins_reader(i)
-
-    def _joins_reader(self, i: int) -> bool:
-        joining = isinstance(self.nodes[i].op, ELEMENTWISE) or i in self.heads
-        if not joining or i in self.results or len(self.users[i]) != 1:
-            return False
-        reader = self.nodes[self.users[i][0]]
-        joins = isinstance(reader.op, ELEMENTWISE) and reader.type.shape == self.nodes[i].type.shape
-        return joins and self.users[i][0] not in self.heads and self.depth[i] % _DEEPEST != 0
-
-    def _chain_end(self, i: int) -> int:
-        while self._joins_reader(i):
-            i = self.users[i][0]
-        return i
 
     @property
     def kernels(self) -> list[str]:
@@ -203,7 +123,7 @@ class _Writer:
 
     def write(self) -> str:
         for i, node in enumerate(self.nodes):
-            if i in self.alias or (self._inlined(i) and i not in self.forms):
+            if i in self.plan.alias or (self.plan.inlined(i) and i not in self.plan.forms):
                 continue
             self._node(i, node)
         for k, o in enumerate(self.graph.outputs):
@@ -255,12 +175,12 @@ class _Writer:
 
     def buffer(self, i: int, form: Storage | None = None) -> str:
         """The name of a node's buffer in one of its forms, by default one element in each word."""
-        i = self.source(i)
-        name, form = identifier(self.nodes[i].name), form or self._lanes(i)
-        return name if form == self._lanes(i) else f"{name}_{form.kind}_{self.forms[i].index(form)}"
+        i = self.plan.source(i)
+        name, form = identifier(self.nodes[i].name), form or self.plan.lanes(i)
+        return name if form == self.plan.lanes(i) else f"{name}_{form.kind}_{self.plan.forms[i].index(form)}"
 
     def _stored_lane(self, i: int) -> str:
-        lo, hi, _ = self.nodes[self.source(i)].type.flat()
+        lo, hi, _ = self.nodes[self.plan.source(i)].type.flat()
         return lane(lo, hi)
 
     def _declare(self, i: int, form: Storage) -> None:
@@ -273,17 +193,17 @@ class _Writer:
             )
 
     def _node(self, i: int, node: Node) -> None:
-        forms = self.forms.get(i, [])
+        forms = self.plan.forms.get(i, [])
         if not forms:
             return
         row = _row(node.type)
         direct = [f for f in forms if f.is_flat or f.starts(row, node.type.size) is not None]
         rest = [f for f in forms if f not in direct]
-        if i in self.owner and len(self.owner[i].readings[0].at) * len(self.owner[i].readings) > 1:
-            direct = [f for f in forms if f.starts(self.owner[i].n_out, node.type.size) is not None]
+        if i in self.plan.owner and len(self.plan.owner[i].readings[0].at) * len(self.plan.owner[i].readings) > 1:
+            direct = [f for f in forms if f.starts(self.plan.owner[i].n_out, node.type.size) is not None]
             rest = [f for f in forms if f not in direct]
-        if rest and self._lanes(i) not in direct and not isinstance(node.op, Input):
-            direct.append(self._lanes(i))
+        if rest and self.plan.lanes(i) not in direct and not isinstance(node.op, Input):
+            direct.append(self.plan.lanes(i))
         for form in dict.fromkeys([*direct, *rest]):
             self._declare(i, form)
         operands = " ".join(f"{self.nodes[j].name}" for j in node.operands)
@@ -291,8 +211,8 @@ class _Writer:
         if isinstance(node.op, Input):
             self._input(i, node, forms)
             return
-        if i in self.owner:
-            self._dense(i, self.owner[i], direct)
+        if i in self.plan.owner:
+            self._dense(i, self.plan.owner[i], direct)
         elif isinstance(node.op, ELEMENTWISE):
             e = self.expression(i, {}, _saturation(direct))
             self._elements(i, f"return {e.lane}({e.text});", direct)
@@ -376,7 +296,7 @@ class _Writer:
         }.get(kind)  # fmt: skip
         same = [f for f in forms if as_stored is not None and (f.kind, f.offset) == (as_stored.kind, as_stored.offset)]
         shifted = [f for f in same if f != as_stored and f.first_bytes() is not None]
-        rest = [f for f in forms if f != as_stored and f not in shifted and f != self._lanes(i)]
+        rest = [f for f in forms if f != as_stored and f not in shifted and f != self.plan.lanes(i)]
         if as_stored is not None and (as_stored in forms or shifted):
             if as_stored not in forms:
                 forms.append(as_stored)
@@ -385,9 +305,9 @@ class _Writer:
             self._each_block(f"load_groups<{n}>({pointer}, left, {flip}, b.{self.buffer(i, as_stored)});")
             for form in shifted:
                 self._repack(i, form, as_stored)
-        if rest or self._lanes(i) in forms:
-            if self._lanes(i) not in forms:
-                self._declare(i, self._lanes(i))
+        if rest or self.plan.lanes(i) in forms:
+            if self.plan.lanes(i) not in forms:
+                self._declare(i, self.plan.lanes(i))
             self._each_block(f"load_lanes<{n}>({pointer}, left, b.{self.buffer(i)});")
         for form in rest:
             self._repack(i, form)
@@ -442,12 +362,12 @@ class _Writer:
         (x,) = self.nodes[i].operands
         t, source = self.nodes[x].type, f"b.{self.buffer(x)}"
         if forest_lane(op, t) == "wide" and self._stored_lane(x) == "vec":
-            source = self._widened(self.source(x), self._lanes(x))
-        if self._lanes(i) not in forms:
-            self._declare(i, self._lanes(i))
+            source = self._widened(self.plan.source(x), self.plan.lanes(x))
+        if self.plan.lanes(i) not in forms:
+            self._declare(i, self.plan.lanes(i))
         name = identifier(self.nodes[i].name)
         self._each_block(forest_statement(self.tables, name, op, t, source, f"b.{self.buffer(i)}"))
-        packed_forms = [f for f in forms if f != self._lanes(i)]
+        packed_forms = [f for f in forms if f != self.plan.lanes(i)]
         if packed_forms:
             self._elements(i, f"return b.{self.buffer(i)}[i];", packed_forms)
 
@@ -475,7 +395,7 @@ class _Writer:
             kind = lane(lo)
             values = self.tables.parameter(node.name.replace(".", "_"), lo)
             return Expression(f"({kind}{{}} + {values})", kind, lo, hi, exp, constant=True)
-        if self._inlined(j):
+        if self.plan.inlined(j):
             return self.expression(j, given)
         index = "i"
         if node.type.shape != reader.shape:
@@ -499,8 +419,8 @@ class _Writer:
         """Each element comes from one operand: a table of places copies them one operand at a time."""
         assert isinstance(node.op, Concat)
         lo, hi, _ = node.type.flat()
-        if self._lanes(i) not in forms:
-            self._declare(i, self._lanes(i))
+        if self.plan.lanes(i) not in forms:
+            self._declare(i, self.plan.lanes(i))
         parts = [np.full(self.nodes[j].type.shape, k) for k, j in enumerate(node.operands)]
         owner = np.concatenate(parts, axis=node.op.axis).reshape(-1)
         for k, j in enumerate(node.operands):
@@ -515,7 +435,7 @@ class _Writer:
             self._each_block(
                 f"for (int i = 0; i < {places.size}; i++) b.{self.buffer(i)}[{at}] = {convert}({leaf.text});"
             )
-        packed_forms = [f for f in forms if f != self._lanes(i)]
+        packed_forms = [f for f in forms if f != self.plan.lanes(i)]
         if packed_forms:
             self._elements(i, f"return b.{self.buffer(i)}[i];", packed_forms)
 
@@ -529,7 +449,7 @@ class _Writer:
         up = (exp - np.broadcast_to(np.asarray(node.type.fixed.exp, np.int64), node.type.shape)).reshape(-1)
         kind = lane(*node.type.flat()[:2], lo.reshape(-1) << up, hi.reshape(-1) << up)
         name, widen = identifier(node.name), "widen" if kind == "wide" else ""
-        if x in self.inside:
+        if x in self.plan.inside:
             source, window = self.nodes[x].operands[0], self.nodes[x].op
             assert isinstance(window, Window)
             taps = window.source(self.nodes[source].type.shape)[..., 0].reshape(-1)

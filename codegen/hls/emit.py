@@ -36,8 +36,9 @@ from .grids import Grid, common_grid, grid_of
 from .hosted import hosted_transposes, in_order
 from .plan import JOIN, Plan, plan
 from .scripts import helpers, scripts
+from .stages import StreamPlan
 from .stream_functions import process_function
-from .stream_plan import StreamPlan, stream_plan
+from .stream_plan import stream_plan
 from .stream_top import bench_call, stream_parameters, stream_timing, stream_top
 from .tables import Tables
 from .testbench import testbench

@@ -12,7 +12,7 @@ from .forest import forest_lines
 from .loops import indented, loop, product_of, signature
 from .matrix import memory_pragmas, network, network_function, weight_memory
 from .plan import Plan
-from .stream_plan import Buffered, Stage
+from .stages import Buffered, Stage
 from .stream_windows import reduce, window
 from .stream_words import (
     PIPELINE,

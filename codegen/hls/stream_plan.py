@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from ...ir.ops import Concat, Constant, Forest, Gather, Layout, Linear, ReduceMa
 from ...ir.types import Int64
 from ..schedule import Folding, Schedule, folding
 from .plan import Function, Nest, Plan
+from .stages import Buffered, Edge, Lines, Reduced, Stage, StreamPlan
 
-__all__ = ["Buffered", "Edge", "Lines", "Reduced", "Stage", "StreamPlan", "stream_plan"]
+__all__ = ["stream_plan"]
 
 _WIDEST_PORT = 4096
 """Bits of the widest word of an input: that of an AXI4-Stream."""
@@ -30,83 +31,6 @@ _WIDEST_WORD = 4096
 
 _PROCESS = {Window: "lines", Gather: "buffer", Transpose: "buffer", Concat: "join"}
 """How the process of an op is called that does not have its layer's name."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """A FIFO: `words` of `lanes` elements of node `owner` for each event; `variable` holds one word."""
-
-    name: str
-    owner: int
-    words: int
-    lanes: int
-    variable: str
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The geometry of a window on a grid of rows and columns: a single spatial axis is one row."""
-
-    size: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    begin: tuple[int, int]
-    end: tuple[int, int]
-
-    def span(self, axis: int) -> int:
-        return (self.kernel[axis] - 1) * self.dilations[axis] + 1
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        rows, columns = (n + b + e for n, b, e in zip(self.size, self.begin, self.end))
-        return rows, columns
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A reduction over n: within a word (`words` is 0), or of `words` words that come n times."""
-
-    outer: int
-    n: int
-    inner: int
-    words: int
-
-
-@dataclass(frozen=True, eq=False)
-class Buffered:
-    """Element k of the result is element `index[k]` of what was collected (-1: zero); `step` cycles for each word."""
-
-    index: Int64
-    banks: int
-    step: int
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One process. `operands`: the stream that brings each outside node of the nest; `reads`, `writes`: iterations."""
-
-    kind: str
-    layer: str
-    name: str
-    nest: Nest
-    ins: tuple[Edge, ...]
-    outs: tuple[Edge, ...]
-    iterations: int
-    reads: dict[str, Int64]
-    writes: dict[str, Int64]
-    operands: dict[int, Edge] = field(default_factory=dict)
-    detail: Folding | Lines | Reduced | Buffered | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class StreamPlan:
-    """The processes in topological order, and the streams of the ports in the graph's order."""
-
-    plan: Plan
-    stages: tuple[Stage, ...]
-    inputs: tuple[Edge, ...]
-    outputs: tuple[Edge, ...]
 
 
 def stream_plan(plan: Plan, schedule: Schedule) -> StreamPlan:

@@ -10,7 +10,7 @@ from ..layer_costs import matrix_cost, nodes_cost, pipeline_cycles
 from ..schedule import Folding, Schedule
 from .loops import indented, signature
 from .plan import Plan
-from .stream_plan import Edge, Stage, StreamPlan
+from .stages import Edge, Stage, StreamPlan
 from .stream_words import fifo
 
 __all__ = ["bench_call", "fifo_depth", "stream_parameters", "stream_processes", "stream_timing", "stream_top"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir.ops import ReduceMax, ReduceSum, Window
 from .loops import loop, product_of
 from .plan import Plan
-from .stream_plan import Lines, Reduced, Stage
+from .stages import Lines, Reduced, Stage
 from .stream_words import (
     PIPELINE,
     declare,

@@ -11,8 +11,8 @@ from ...ir.types import Int64
 from .grids import places
 from .loops import indented, loop, product_of
 from .plan import Plan
+from .stages import Edge, Stage
 from .statements import Body
-from .stream_plan import Edge, Stage
 from .tables import Tables
 
 __all__ = [
