@@ -13,7 +13,7 @@ from .chains import NoProgram
 from .cost import resource
 from .distill import guided
 from .generated import Generated, in_generated_parts
-from .layers import is_quantized, quantizers
+from .layers import is_quantized, layers, quantizers
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT
 
@@ -45,6 +45,12 @@ class TorchEngine:
                 rule = "was written by the generated training step, which there is no compiler for here"
                 raise CompileError("checkpoint", rule, "install g++, or delete the checkpoint to start anew")
             self.optimizer.load_state_dict(work.progress.optimizer)
+
+    @property
+    def computed(self) -> str:
+        """What computes the steps, in words."""
+        count = len(layers(self.module))
+        return "torch" if self.parts is None else f"torch, {len(self.parts.names)} of {count} layers by generated code"
 
     def epoch(self, state: Any, work: Work) -> None:
         """One pass over the data."""
@@ -108,8 +114,8 @@ class TorchEngine:
 
 
 def _parts(options: Any, work: Work) -> Generated | None:
-    steps = options.epochs * -(-work.task.events // options.batch)
-    if steps < _WORTH or not is_quantized(work.module) or find_compiler() is None:
+    short = work.task.x is not None and options.epochs * -(-work.task.events // options.batch) < _WORTH
+    if short or not is_quantized(work.module) or find_compiler() is None:
         return None
     try:
         return in_generated_parts(work.module)

@@ -48,6 +48,9 @@ def _plan(work: Work) -> Plan:
 class NativeEngine:
     """A generated step: the module's parameters are views of its memory while it trains."""
 
+    computed = "a generated step"
+    """What computes the steps, in words."""
+
     def __init__(self, options: Any, work: Work, plan: Plan) -> None:
         self.options, self.module, self.plan = options, work.module, plan
         names = {m: name for name, m in work.module.named_modules()}

@@ -186,9 +186,10 @@ class Pipeline:
         save(True)
 
     def digest(self, work: Work) -> str:
-        """What a run depends on: the passes, the seed, the module as given, and the data."""
+        """What a run depends on: the passes, the seed, the module as given, and the data; of functions and a loader their names."""
         passes = [(type(p).__name__, _plain(p)) for p in self.passes]
-        h = hashlib.sha256(repr((passes, work.seed, repr(work.original), work.task.kind)).encode())
+        own = [_named(v) for v in (work.task.loss, work.task.score, work.task.loader)]
+        h = hashlib.sha256(repr((passes, work.seed, repr(work.original), own)).encode())
         teachers = (v for p in self.passes for v in vars(p).values() if isinstance(v, nn.Module))
         modules = [m for m in (work.original, *teachers) if m is not None]
         tensors = [t for m in modules for t in m.state_dict().values()]
@@ -214,6 +215,14 @@ class Pipeline:
             raise CompileError(str(path), rule, "give another file, or delete it to start anew")
         for name, value in found.items():
             setattr(work, name, value)
+
+
+def _named(value: Any) -> str:
+    """A name that is the same in the next process."""
+    if value is None or isinstance(value, str):
+        return str(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _plain(step: Any) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Train:
         for guide in work.guides:
             guide.follow(work.module)
         engine = _engine(self, work)  # after the methods, which may put masks on
+        work.say(f"Train: {engine.computed}")
         while state.epoch < self.epochs:
             if state.epoch >= self.hold * self.epochs:
                 snap(work.module)
@@ -188,21 +189,24 @@ def _engine(options: Train, work: Work) -> Any:
 
 
 def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
-    if state.losses and not math.isfinite(state.losses[-1]):
+    if not math.isfinite(state.losses[-1]):
         rule = f"the loss is not finite in epoch {state.epoch}"
         raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
+    said = f"epoch {state.epoch} of {options.epochs}: loss {state.losses[-1]:.4f}"
+    if state.prices and (options.beta > 0 or options.budget is not None or options.frontier):  # else nobody asks
+        said += f", {_price(options, state, work, engine):,.0f} {options.cost.upper()}"
+    if state.epoch % max(options.epochs // 10, 1) == 0:
+        work.say(f"Train: {said}")
     if not state.prices:
         return
-    if options.beta > 0 or options.budget is not None or options.frontier:  # else nothing asks what it costs
-        _price(options, state, work, engine)
     _refuse_collapse(work.module, state.epoch)
     for _, q in quantizers(work.module):
         if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
             q.forget_range()
 
 
-def _price(options: Train, state: State, work: Work, engine: Any) -> None:
-    """Ask the solver again where the network has changed, and keep it where it is on the frontier."""
+def _price(options: Train, state: State, work: Work, engine: Any) -> float:
+    """What the network costs; the solver is asked again where it has changed, and it is kept where it is on the frontier."""
     with torch.no_grad():
         cost = float(resource(work.module, state.prices))
     moved = abs(math.log(max(cost, 1.0) / max(state.solved_at, 1.0))) > _REFIT
@@ -212,6 +216,7 @@ def _price(options: Train, state: State, work: Work, engine: Any) -> None:
             cost = state.solved_at = float(resource(work.module, state.prices))
     if options.frontier:
         _keep(work, state.epoch, cost, engine.score(work))
+    return cost
 
 
 def _refuse_collapse(module: nn.Module, epoch: int) -> None:

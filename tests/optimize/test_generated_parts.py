@@ -214,7 +214,7 @@ def test_parts_and_torch_train_alike_with_the_resource_term(monkeypatch):
 
 def test_short_trainings_and_float_networks_compile_nothing(monkeypatch):
     module, x = made("around")
-    work = SimpleNamespace(task=SimpleNamespace(events=1000), module=opt.quantize(module, opt.Spec(), x))
+    work = SimpleNamespace(task=SimpleNamespace(x=x, events=1000), module=opt.quantize(module, opt.Spec(), x))
     made_parts = []
     monkeypatch.setattr(engines, "in_generated_parts", made_parts.append)
     for epochs, net, counted in ((9, work.module, 0), (1000, module, 0), (1000, work.module, 1)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 import textwrap
@@ -147,6 +148,26 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(hc.CompileError, match="is no checkpoint"):
         short.run(module(), task(), checkpoint=path)
+
+
+def test_training_says_what_computes_it_and_how_far_it_is():
+    said = []
+    opt.Pipeline([opt.Quantize(), opt.Train(20, budget=1500, strict=False)]).run(module(), task(), say=said.append)
+    assert said[0] == "Train: a generated step"
+    assert len(said) == 11
+    assert re.fullmatch(r"Train: epoch 20 of 20: loss [\d.]+, [\d,]+ LUT", said[-1])
+    said.clear()
+    opt.Pipeline([opt.Train(1, engine="torch")]).run(module(), task(), say=said.append)
+    assert said[0] == "Train: torch"
+
+
+def test_a_checkpoint_of_another_score_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    short, given = opt.Pipeline([opt.Train(1)]), task()
+    short.run(module(), given, checkpoint=path)
+    own = dataclasses.replace(given, score=lambda outputs, y: 0.0)
+    with pytest.raises(hc.CompileError, match="is the checkpoint of other passes"):
+        short.run(module(), own, checkpoint=path)
 
 
 def test_a_checkpoint_knows_weights_loss_and_seed(tmp_path):
