@@ -59,6 +59,8 @@ class TorchEngine:
         steps = -(-task.events // options.batch)
         total, count = 0.0, 0
         module.train()
+        if self.parts is not None and options.during:  # they may have changed what the module's code reads
+            self.parts = in_generated_parts(module)
         computed = self.parts or module
         if self.parts is not None:
             self.parts.price(state.prices)

@@ -34,10 +34,10 @@ def generated(module: nn.Module, prices: Prices | None = None) -> Generated:
     """The module computed by generated code, with any loss, optimizer and loop.
 
     Chains of convolutions and dense layers, with ReLUs and pooling, are computed as one; of other modules every such chain is, and
-    torch computes what is between. The module's parameters stay its own (trained widths too), so that an optimizer of either trains
-    both, and the module can be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result adds
-    ``beta * resource`` to the loss, through its gradients alone, for the layers that are generated (`names`). Raises `CompileError`
-    where no layer is.
+    torch computes what is between. The module's parameters stay its own (trained widths too), so that an optimizer of either
+    trains both, and the module can be evaluated, saved and compiled at any time. `prices` with the attribute `beta` of the result
+    adds ``beta * resource`` to the loss, through its gradients alone, for the layers that are generated (`names`). Numbers that
+    the module's own code reads beside its layers stay as they are now. Raises `CompileError` where no layer is generated.
     """
     prepare(module)
     try:
@@ -122,8 +122,8 @@ class Generated(nn.Module):
             for tensor in part.tensors.values():
                 tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.computed(*inputs) if self.training else self.module(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.computed(*inputs, **named) if self.training else self.module(*inputs, **named)
 
 
 class Part(nn.Module):

@@ -212,6 +212,33 @@ def test_parts_and_torch_train_alike_with_the_resource_term(monkeypatch):
             assert torch.allclose(value, found["auto"][name], atol=3e-4), name
 
 
+class Scaled(nn.Module):
+    """A factor that is no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.factor = nn.Linear(4, 4), nn.Linear(4, 3), 1.0
+
+    def forward(self, x):
+        return self.b(x + self.a(x) * self.factor)
+
+
+class Doubled(opt.During):
+    def epoch(self, work, epoch, total_epochs):
+        work.module.factor *= 2.0
+
+
+def test_methods_may_change_what_the_modules_code_reads(monkeypatch):
+    monkeypatch.setattr(engines, "_WORTH", 0)
+    torch.manual_seed(0)
+    x = torch.randn(200, 4)
+    task, module, found = opt.Task(x.numpy(), x[:, :3].argmax(1).numpy()), Scaled(), {}
+    for engine in ("torch", "auto"):
+        train = opt.Train(3, batch=60, engine=engine, lr=1e-3, schedule="constant", during=(Doubled(),))
+        found[engine] = opt.Pipeline([opt.Quantize(), train]).run(module, task).module.state_dict()
+    assert torch.allclose(found["torch"]["a.weight"], found["auto"]["a.weight"], atol=3e-4)
+
+
 def test_short_trainings_and_float_networks_compile_nothing(monkeypatch):
     module, x = made("around")
     work = SimpleNamespace(task=SimpleNamespace(x=x, events=1000), module=opt.quantize(module, opt.Spec(), x))
