@@ -6,6 +6,7 @@ drawn, so that a few hundred graphs reach the corners of an engine.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -41,7 +42,15 @@ from ..ir.passes import PIPELINES, run
 from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed, Int64, Tensor
 
-__all__ = ["choices_graph", "random_forest", "random_graph", "random_inputs", "random_quantize", "random_type"]
+__all__ = [
+    "choices_graph",
+    "modes_graph",
+    "random_forest",
+    "random_graph",
+    "random_inputs",
+    "random_quantize",
+    "random_type",
+]
 
 _ROUNDINGS, _OVERFLOWS = tuple(Rounding), tuple(Overflow)
 _WIDEST = 24  # bits; wider values are quantized before they are used again
@@ -243,6 +252,25 @@ def choices_graph(rng: np.random.Generator, size: int = 24) -> Graph:
     nodes.append(b.add(Compare("equal"), bits[0], bits[1]))
     nodes.append(b.add(Select(), b.add(Sub(), one, bits[1]), x, c))  # a condition with a pending sign or an addition
     return b.graph(Output(f"o{k}", i) for k, i in enumerate(nodes))
+
+
+def modes_graph(rng: np.random.Generator, size: int = 8, bits: int = 0) -> Graph:
+    """A quantizer of every rounding and overflow mode, of types per element and odd intervals; values have `bits` more than 8."""
+    b = Builder("quantizers")
+    nodes = list[int]()
+    for rounding, overflow in itertools.product(Rounding, Overflow):
+        lo = -rng.integers(0, 130 << bits, size)
+        x = b.add(Input((size,), Fixed.of(lo, lo + rng.integers(1, 260 << bits, size), rng.integers(-4, 3, size))))
+        width = rng.integers(1, 7, size) + bits
+        low = np.where(rng.random(size) < 0.7, -(1 << (width - 1)), 0)
+        high = low + (1 << width) - 1
+        if overflow is Overflow.WRAP:
+            low, high = (np.where(np.arange(size) == 0, f + 3, f) for f in (low, high))
+        if overflow in (Overflow.SAT, Overflow.SAT_SYM):
+            high = np.where(np.arange(size) % 3 == 0, np.maximum(high - 1, low), high)
+        to = Fixed.of(low, high, rng.integers(-6, 12, size))
+        nodes.append(b.add(Quantize(to, rounding, overflow), x, name=f"{rounding.value}_{overflow.value}"))
+    return b.graph(Output(f"y{k}", i) for k, i in enumerate(nodes))
 
 
 def random_inputs(graph: Graph, rng: np.random.Generator, events: int) -> dict[str, Int64]:

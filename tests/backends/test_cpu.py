@@ -18,7 +18,7 @@ from hwcompile.ir.ops.compare import RELATIONS
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
 from hwcompile.verify.compare import run_engines
-from hwcompile.verify.random_graphs import choices_graph, random_graph
+from hwcompile.verify.random_graphs import choices_graph, modes_graph, random_graph
 from hwcompile.verify.vectors import corner_vectors, join_vectors, random_vectors
 
 
@@ -34,6 +34,11 @@ def check(graph, project=None, seed=0):
 @pytest.mark.parametrize("seed", range(16))
 def test_random_graphs(seed):
     check(random_graph(np.random.default_rng(1000 + seed)), seed=seed)
+
+
+@pytest.mark.parametrize("bits", [0, 32])
+def test_every_rounding_and_overflow_mode_in_both_lanes(bits):
+    check(modes_graph(np.random.default_rng(1), bits=bits))
 
 
 def test_comparisons_and_choices_in_both_lanes():

@@ -39,7 +39,7 @@ from hwcompile.ir.ops import (
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
 from hwcompile.verify.compare import run_engines
-from hwcompile.verify.random_graphs import random_graph
+from hwcompile.verify.random_graphs import modes_graph, random_graph
 from hwcompile.verify.vectors import corner_vectors, join_vectors, random_vectors
 
 
@@ -65,6 +65,11 @@ RNG = np.random.default_rng(5)
 @pytest.mark.parametrize("seed", range(24))
 def test_random_graphs(seed):
     check(random_graph(np.random.default_rng(3000 + seed)), seed=seed)
+
+
+@pytest.mark.parametrize("bits", [0, 32])
+def test_every_rounding_and_overflow_mode_in_both_lanes(bits):
+    check(modes_graph(np.random.default_rng(1), bits=bits))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from hwcompile.ir.ops import (
 from hwcompile.ir.passes import PIPELINES, run
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed
-from hwcompile.verify.random_graphs import choices_graph, random_graph, random_inputs, random_type
+from hwcompile.verify.random_graphs import choices_graph, modes_graph, random_graph, random_inputs, random_type
 
 VU13P = load_target("vu13p")
 
@@ -96,22 +96,7 @@ def test_casts_in_every_mode_on_every_value(part):
 
 def test_any_interval_and_grid_in_every_mode():
     """Types that differ between elements, with odd intervals: the explicit formula."""
-    rng = np.random.default_rng(1)
-    b = Builder("quantizers")
-    nodes = []
-    for rounding, overflow in itertools.product(Rounding, Overflow):
-        n = 8
-        lo = -rng.integers(0, 130, n)
-        x = b.add(Input((n,), Fixed.of(lo, lo + rng.integers(1, 260, n), rng.integers(-4, 3, n))))
-        width = rng.integers(1, 7, n)
-        low = np.where(rng.random(n) < 0.7, -(1 << (width - 1)), 0)
-        high = low + (1 << width) - 1
-        if overflow is Overflow.WRAP:
-            low, high = (np.where(np.arange(n) == 0, f + 3, f) for f in (low, high))
-        if overflow in (Overflow.SAT, Overflow.SAT_SYM):
-            high = np.where(np.arange(n) % 3 == 0, np.maximum(high - 1, low), high)
-        nodes.append(b.add(Quantize(Fixed.of(low, high, rng.integers(-6, 12, n)), rounding, overflow), x))
-    exact(run(b.graph(Output(f"y{k}", i) for k, i in enumerate(nodes)), PIPELINES["hardware"]))
+    exact(run(modes_graph(np.random.default_rng(1)), PIPELINES["hardware"]))
 
 
 def test_every_other_op_alone_with_random_types():

@@ -38,7 +38,7 @@ from hwcompile.ir.ops import (
 from hwcompile.ir.passes import PIPELINES, run
 from hwcompile.ir.rounding import Overflow, Rounding
 from hwcompile.ir.types import Fixed, Tensor
-from hwcompile.verify.random_graphs import choices_graph, random_graph, random_inputs, random_type
+from hwcompile.verify.random_graphs import choices_graph, modes_graph, random_graph, random_inputs, random_type
 
 VU9P = load_target("vu9p")
 
@@ -63,22 +63,7 @@ def exact(graph, clock_ns=5.0, events=200, bubbles=0.2, **options):
 
 
 def test_every_rounding_and_overflow_mode():
-    rng = np.random.default_rng(1)
-    b = Builder("quantizers")
-    for k, (rounding, overflow) in enumerate(itertools.product(Rounding, Overflow)):
-        n = 8
-        lo = -rng.integers(0, 130, n)
-        x = b.add(Input((n,), Fixed.of(lo, lo + rng.integers(1, 260, n), rng.integers(-4, 3, n))), name=f"x{k}")
-        width = rng.integers(1, 7, n)
-        low = np.where(rng.random(n) < 0.7, -(1 << (width - 1)), 0)
-        high = low + (1 << width) - 1
-        if overflow is Overflow.WRAP:
-            low, high = (np.where(np.arange(n) == 0, f + 3, f) for f in (low, high))
-        if overflow in (Overflow.SAT, Overflow.SAT_SYM):
-            high = np.where(np.arange(n) % 3 == 0, np.maximum(high - 1, low), high)
-        b.add(Quantize(Fixed.of(low, high, rng.integers(-4, 9, n)), rounding, overflow), x)
-    graph = b.graph(Output(f"y{k}", i) for k, i in enumerate(range(1, len(b.nodes), 2)))
-    exact(graph, events=2000, bubbles=0)
+    exact(modes_graph(np.random.default_rng(1)), events=2000, bubbles=0)
 
 
 def test_elementwise_ops_with_types_per_element():
