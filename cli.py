@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 import tomllib
 from collections.abc import Callable
@@ -195,7 +196,11 @@ class _Group(click.Group):
         return getattr(import_module(f".{module}", __package__), name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *_ELSEWHERE, "-h", "--help", "--version"):
+        known = (*self.commands, *_ELSEWHERE)
+        if args and args[0] not in (*known, "-h", "--help", "--version"):
+            meant = difflib.get_close_matches(args[0], known, 1)
+            if meant and not Path(args[0]).exists():
+                raise CompileError(args[0], "is neither a command nor a file", f"did you mean '{meant[0]}'?")
             args = ["compile", *args]
         return super().parse_args(ctx, args)
 

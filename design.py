@@ -119,6 +119,9 @@ class Design:
     schedule: Schedule = field(default_factory=Schedule)
     goal: Goal = field(default_factory=Goal)
 
+    def __repr__(self) -> str:
+        return f"Design({self.graph.name}, {self.device.part}, {self.clock_ns:g} ns, {', '.join(self.backends) or 'no backend'})"
+
     # ---- backends -------------------------------------------------------------------------------------------------------
 
     @cached_property

@@ -126,7 +126,7 @@ def _refuse_none(found: SearchResult) -> None:
     if closest is None:
         errors = [f.error for f in found.candidates if f.error]
         rule = (
-            f"all {len(errors)} trials failed, the last so: {errors[-1]}"
+            f"no trial was without an error ({len(errors)} failed), the last: {errors[-1]}"
             if errors
             else "the budget was over before a trial was"
         )

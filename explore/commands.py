@@ -51,6 +51,9 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
     for f in found.frontier:
         values = (f"{f.values[n]:>12,.5g}" for n in names)
         click.echo("  ".join([f.state[:10], f"{f.method:<{width}}", *values]))
+    errors = [c.error for c in found.candidates if c.error]
+    if errors:
+        click.echo(f"{len(errors)} trials failed, the last: {errors[-1]}", err=True)
     click.echo(f"build one: {found.command(found.frontier[0])}")
     if options.get("page"):
         click.echo(f"page: {options['page']}")
@@ -80,6 +83,10 @@ def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]
     own = table.get("train")
     if own is not None:
         _known("train", own, ("function",))
+        if "methods" in table:
+            raise CompileError(
+                "methods", "are not for a training function of your own", "leave out [methods] or [train]"
+            )
         if "space" not in table:
             raise CompileError("train", "needs a table [space] for the function's parameters", "add one")
         return _function(str(own.get("function", "")), folder), from_table(table["space"])
@@ -95,12 +102,24 @@ def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]
     if "hidden" in methods:
         from .methods import dense
 
+        _check_hidden(methods["hidden"])
         inputs, y = task.x.shape[1], task.y
         outputs = int(y.max()) + 1 if task.loss == "cross_entropy" else y.reshape(len(y), -1).shape[1]
         given |= {"network": dense(inputs, outputs), "architecture": {"hidden": Choice(*methods["hidden"])}}
     target = {k: options[k] for k in ("target", "clock_ns") if k in options}
     train = Methods(task, methods=tuple(methods.get("use", METHODS)), **given, **target)
     return train, {**train.space, **from_table(table.get("space", {}))}
+
+
+def _check_hidden(hidden: Any) -> None:
+    """Sizes of hidden layers: a list for each architecture."""
+
+    def sizes(one: Any) -> bool:
+        return isinstance(one, list) and bool(one) and all(isinstance(n, int) and n > 0 for n in one)
+
+    if not isinstance(hidden, list) or not hidden or not all(map(sizes, hidden)):
+        rule = f"must be a list of architectures, each a list of sizes, not {hidden!r}"
+        raise CompileError("methods.hidden", rule, "write hidden = [[64, 32], [16]]")
 
 
 def _function(name: str, folder: Path) -> Any:

@@ -64,7 +64,7 @@ class Constraint:
 def objectives_of(texts: Sequence[str]) -> tuple[Objective, ...]:
     """Objectives from names: costs and accuracy say themselves which way is better, others by ``max:`` or ``min:`` before them."""
     found: list[Objective] = []
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         way, _, name = str(text).strip().rpartition(":")
         if way not in ("", "min", "max") or not name.isidentifier():
             raise CompileError("objectives", f"'{text}' is none", "give names such as accuracy, lut, max:auc, min:rms")
@@ -85,7 +85,7 @@ def objectives_of(texts: Sequence[str]) -> tuple[Objective, ...]:
 def constraints_of(texts: Sequence[str]) -> tuple[Constraint, ...]:
     """Constraints from texts such as ``lut<=20000``; raises `CompileError` for those that no value can meet together."""
     found: list[Constraint] = []
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         match = _CONSTRAINT.fullmatch(str(text))
         if match is None:
             raise CompileError("constraints", f"'{text}' is none", "write them as lut<=20000 or accuracy>=0.7")

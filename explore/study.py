@@ -80,6 +80,8 @@ class Options:
             raise CompileError("search", rule, "give halving=3")
         if self.population < 2:
             raise CompileError("search", "population must be 2 or more, not 1")
+        if self.trials is not None and self.trials < 1:
+            raise CompileError("search", f"trials must be 1 or more, not {self.trials}", "leave it out for no limit")
         if not self.budget_s > 0 or not self.trial_s > 0:
             raise CompileError("search", f"budget must be above 0, not {self.budget_s}")
         if self.trials is None and math.isinf(self.budget_s):
@@ -416,7 +418,7 @@ class Study:
         if p.told:
             return True
 
-        missing = next((o.name for o in self.objectives if o.name not in state.metrics), None)
+        missing = next((o.name for o in (*self.objectives, *self.constraints) if o.name not in state.metrics), None)
         if state.error or missing is not None:
             self.study.tell(p.trial.number, state=TrialState.FAIL)
             self.failed += 1
@@ -430,7 +432,8 @@ class Study:
         if missing is not None:
             known = ", ".join(sorted(state.metrics))
             fix = f"the training function must return it as a metric; there are {known}"
-            raise CompileError("objectives", f"'{missing}' is not measured", fix)
+            where = "objectives" if missing in (o.name for o in self.objectives) else "constraints"
+            raise CompileError(where, f"'{missing}' is not measured", fix)
         p.latest = _past(state)
         more = p.rung + 1 < self.options.rungs and self.options.halving > 1 and not _is_final(state)
         if more and p.trial.number in self._promising(p.rung):

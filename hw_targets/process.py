@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -213,13 +214,13 @@ def write_atomic(path: Path, content: str | bytes) -> bool:
     """Write `content` so that no reader ever sees half of it; False where the place cannot be written (as for a cache)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+        unfinished = path.parent / f".unfinished-{uuid.uuid4().hex}"
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with unfinished.open("xb") as stream:
                 stream.write(content.encode() if isinstance(content, str) else content)
             os.replace(unfinished, path)
         finally:
-            Path(unfinished).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     except OSError:
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ __all__ = ["lineage"]
 
 SHOWN_DIGITS = 10  # of an id; enough to name a state among a hundred million
 SHOWN_METRICS = 8
+USUAL_METRICS = ("accuracy", "score", "lut", "latency_ns", "ff", "dsp", "bram", "ebops")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +55,7 @@ def _command(*, write: bool = False) -> Callable[[Callable[..., None]], click.Co
 def list_command(store: Store, query: str, sort: str | None, descending: bool, limit: int) -> None:
     """List the states that QUERY finds: "accuracy > 0.75 and lut < 5000"."""
     found = store.find(query, order_by=sort or "", descending=descending, limit=limit + 1)
-    _print_states(found[:limit])
+    _print_states(found[:limit], asked=f"{sort or ''} {query}")
     if len(found) > limit:
         click.echo(f"only the first {limit}; --limit shows more")
 
@@ -187,10 +189,16 @@ def check(store: Store) -> None:
         sys.exit(1)
 
 
-def _print_states(states: Sequence[State]) -> None:
+def _print_states(states: Sequence[State], asked: str = "") -> None:
+    """As a table; metrics that were `asked` for come first, then the usual ones."""
     from rich.table import Table
 
-    metrics = list(dict.fromkeys(name for s in states for name in s.metrics))[:SHOWN_METRICS]
+    if not states:
+        click.echo("no state")
+        return
+    there = {name for s in states for name in s.metrics}
+    wanted = [*re.findall(r"\w+", asked), *USUAL_METRICS, *sorted(there)]
+    metrics = list(dict.fromkeys(name for name in wanted if name in there))[:SHOWN_METRICS]
     table = Table(header_style="bold")
     for title in ("id", "created (UTC)"):
         table.add_column(title, no_wrap=True)

@@ -174,7 +174,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError:
         raise CompileError(
-            "lineage", "needs safetensors, which is not installed", "pip install 'hwcompile[lineage]'"
+            "lineage", "needs safetensors, which is not installed", "pip install 'hwcompile[search]'"
         ) from None
     return safetensors.numpy
 

@@ -23,7 +23,8 @@ from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
 from .composites import in_parts
 from .cost import ebops, total
-from .layers import is_quantized
+from .layers import in_mode, is_quantized
+from .quantize import try_on
 from .task import Task
 
 __all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
@@ -135,8 +136,11 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         for p in self.passes:
-            if not dataclasses.is_dataclass(p) or not hasattr(p, "apply"):
-                raise CompileError("pipeline", f"a pass is a frozen dataclass with apply, not {type(p).__name__}")
+            if isinstance(p, type) or not dataclasses.is_dataclass(p) or not hasattr(p, "apply"):
+                kind = "a class" if isinstance(p, type) else type(p).__name__
+                raise CompileError(
+                    "pipeline", f"a pass is a frozen dataclass with apply, not {kind}", "write Train(50)"
+                )
 
     def run(
         self,
@@ -152,7 +156,11 @@ class Pipeline:
         it exists (it holds a pickle: use only files of your own). `say` is called with a line of progress.
         Raises `CompileError` from any pass, with the passes before it, and for a checkpoint of another run.
         """
+        if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CompileError("pipeline", f"trains a torch module, not {type(module).__name__}")
         work = Work(in_parts(copy.deepcopy(module)), task, seed, original=module, say=say)
+        with in_mode(work.module, False):
+            task.check_outputs(try_on(work.module, (task.sample,)))
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
             work.digest = self.digest(work)  # once: it reads all the data

@@ -19,7 +19,7 @@ from .layers import WEIGHTED, Weighted, activation_axis, hooked, in_mode, prepar
 from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
 
-__all__ = ["as_inputs", "calibrate", "quantize"]
+__all__ = ["as_inputs", "calibrate", "quantize", "try_on"]
 
 EXACT = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
@@ -55,7 +55,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     spec, inputs = spec or Spec(), as_inputs(data)
     changed = _own_functions(in_parts(copy.deepcopy(module).eval()))
     with _calibrating(changed, "widths"):  # quantizers that are there already
-        _try(changed, inputs)
+        try_on(changed, inputs)
         changed = without_norms(changed, inputs)
         changed = functions_as_modules(changed, functions_used(changed, inputs))
         _check(changed, spec)
@@ -134,10 +134,11 @@ def as_inputs(data: Any) -> tuple[Tensor, ...]:
     return tuple(t.to(torch.float32) if t.is_floating_point() else t for t in found)
 
 
-def _try(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def try_on(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The module's output for the first event. Raises `CompileError` where it does not take such data."""
     try:
         with torch.no_grad():
-            module(*(x[:1] for x in inputs))
+            return module(*(x[:1] for x in inputs))
     except (RuntimeError, TypeError, ValueError) as e:
         shapes = ", ".join(str(list(x.shape)) for x in inputs)
         rule = f"does not take this data, of shape {shapes}: {str(e).splitlines()[0][:100]}"
@@ -151,7 +152,7 @@ def calibrate(module: nn.Module, data: Any, widths: bool = False) -> None:
     """
     inputs = as_inputs(data)
     with in_mode(module, False), _calibrating(module, "widths" if widths else "ranges"), torch.no_grad():
-        _try(module, inputs)
+        try_on(module, inputs)
         module(*inputs)
 
 

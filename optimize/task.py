@@ -72,7 +72,11 @@ class Task:
 
     def _pair(self, where: str, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         """Tensors of the types that the loss takes; they must fit each other and be finite."""
-        inputs, targets = torch.as_tensor(x), torch.as_tensor(y)
+        try:
+            inputs, targets = torch.as_tensor(x), torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError) as e:
+            rule = f"x and y must be arrays of numbers: {str(e).splitlines()[0][:100]}"
+            raise CompileError(where, rule, "number the classes from 0") from None
         inputs = inputs.to(torch.float32)
         if len(inputs) != len(targets) or not len(inputs):
             rule = f"x and y must have as many events, and some, not {len(inputs)} and {len(targets)}"
@@ -86,6 +90,16 @@ class Task:
         if isinstance(self.loss, str) and not bool(targets.isfinite().all()):
             raise CompileError(where, "y has values that are not finite", "remove or replace those events")
         return inputs, targets.to(torch.float32) if isinstance(self.loss, str) else targets
+
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise `CompileError` where labels are none of a network's classes."""
+        if self.kind != "cross_entropy" or not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            return
+        for where, y in (("y", self.y), ("validation", self.validation[1])):
+            labels = isinstance(y, Tensor) and not y.is_floating_point()
+            if labels and (int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]):
+                rule = f"labels must be from 0 to {outputs.shape[1] - 1}, not {int(y.min())} to {int(y.max())}"
+                raise CompileError(where, rule, "give the network an output for each class, or number them from 0")
 
     @property
     def kind(self) -> str:

@@ -85,8 +85,8 @@ class Train:
         if max(self.reach, self.hold) > 1:
             raise CompileError("Train", f"reach and hold are shares up to 1, not {self.reach} and {self.hold}")
         for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise CompileError("Train", f"{name} must be 1 or more, not {getattr(self, name)}")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise CompileError("Train", f"{name} must be a whole number from 1 on, not {getattr(self, name)}")
         choices = {"schedule": ("cosine", "constant"), "cost": ("lut", "ebops"), "engine": ("auto", "native", "torch")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -251,7 +251,7 @@ def check_budget(budget: float, work: Work, cost: str) -> None:
     found = ebops(work.module) if cost == "ebops" else total(work.module)
     if found > budget * 1.05:
         rule = f"the budget of {budget:g} {cost.upper()} was not reached: {found:.0f} is the smallest that was"
-        raise CompileError("Train", rule, "train longer, raise lr_bits, or raise the budget")
+        raise CompileError("Train", rule, "train longer, raise lr_bits or the budget, or keep it (strict=False)")
 
 
 def settle(work: Work) -> None:

@@ -239,7 +239,7 @@ def test_what_goes_wrong_is_said(passes, data, says):
         (lambda: opt.Task(np.zeros((3, 2)), np.zeros(3), loss="hinge"), "loss must be one of"),
         (opt.Task, "needs either x and y, or a loader"),
         (lambda: opt.Task(loader=[]), "a loader needs validation"),
-        (lambda: opt.Train(0), "epochs must be 1 or more"),
+        (lambda: opt.Train(0), "epochs must be a whole number from 1 on"),
         (lambda: opt.Train(1, cost="watts"), "cost must be one of lut, ebops"),
         (lambda: opt.Train(1, budget=-3), "budget must be positive"),
         (lambda: opt.Train(1, hold=0), "hold must be positive"),
