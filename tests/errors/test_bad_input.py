@@ -186,6 +186,7 @@ def test_options(tmp_path):
     assert "option 'clock_ns' must be of type float, not 'fast'" in refused(MODEL, "--config", config)
     config.write_text("clock_ns = \n")
     assert "is not a readable TOML file" in refused(MODEL, "--config", config)
+    assert refused("serch", "x.toml") == "serch: is neither a command nor a file; did you mean 'search'?"
     done = hwcompile(MODEL, "--taget", "vu9p")
     assert done.returncode == 2
     assert "No such option" in done.stderr

@@ -214,6 +214,16 @@ def test_the_command_searches_and_says_how_to_build(tmp_path):
         ('[train]\nfunction = "none:train"\n[space]\na = 1', "cannot be imported"),
         ('[train]\nfunction = "train"\n[space]\na = 1', 'write "module:function"'),
         ('[train]\nfunction = "a:b"', "needs a table"),
+        (
+            '[train]\nfunction = "a:b"\n[methods]\n[space]\na = 1',
+            "methods: are not for a training function of your own",
+        ),
+        (
+            '[data]\nfile = "toy.npz"\n[methods]\nhidden = [64, 32]\n[search]\ntrials = 1',
+            "write hidden = [[64, 32], [16]]",
+        ),
+        ('[data]\nfile = "toy.npz"\n[methods]\nhidden = []\n[search]\ntrials = 1', "must be a list of architectures"),
+        ('[data]\nfile = "toy.npz"\n[search]\ntrials = 0', "search: trials must be 1 or more, not 0"),
     ],
 )
 def test_files_without_a_meaning_are_refused_in_one_sentence(tmp_path, text, says):

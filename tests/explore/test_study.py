@@ -236,6 +236,8 @@ def test_another_plan_under_the_same_name_is_refused(tmp_path):
     ("options", "says"),
     [
         ({"trials": None}, "has neither a budget nor a number of trials"),
+        ({"constraints": "luts<=3"}, "constraints: 'luts' is not measured"),
+        ({"objectives": "luts"}, "'luts' does not say which way is better"),
         ({"sampler": "cmaes"}, "sampler must be one of frontier, nsga2, tpe, random"),
         ({"colour": 3}, "has no option 'colour'"),
         ({"name": "a/b"}, "must be of letters"),

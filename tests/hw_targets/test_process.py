@@ -86,6 +86,9 @@ def test_write_atomic(tmp_path: Path):
     path = tmp_path / "a" / "b.json"
     assert process.write_atomic(path, "one")
     assert process.write_atomic(path, "two")
+    other = tmp_path / "as_any_file"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
     assert path.read_text() == "two"
     assert [p.name for p in path.parent.iterdir()] == ["b.json"]
     assert not process.write_atomic(path / "below_a_file", "x")

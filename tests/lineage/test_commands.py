@@ -50,6 +50,14 @@ def test_list(ran):
         ran("list", "luts < 3")
 
 
+def test_the_list_shows_what_was_asked_for(folder, ran):
+    with Store(folder) as store:
+        store.add(metrics={"zeta": 1.0, "accuracy": 0.7, "lut": 3.0, **{f"a{k}": k for k in range(9)}}, method="wide")
+    header = next(line for line in ran("list", "zeta > 0", "--sort", "a7").splitlines() if "created" in line)
+    assert [c.strip() for c in header.split("┃")[6:-2]] == ["a7", "zeta", "accuracy", "lut", "a0", "a1", "a2", "a3"]
+    assert ran("list", "zeta > 5") == "no state\n"
+
+
 def test_show_path_children(ran, folder):
     shown = ran("show", "t1")
     for line in ("method", "p1", "parameters.amount", "0.25", "accuracy", "0.71", "float64 [3]"):

@@ -248,6 +248,16 @@ def test_what_goes_wrong_is_said(passes, data, says):
         (lambda: opt.Task(np.zeros((3, 2)), np.zeros((3, 1), int)), r"labels must be of shape \[events\]"),
         (lambda: opt.Distill(weight=2), "weight must be from 0 to 1"),
         (lambda: opt.Pipeline([3]), "a pass is a frozen dataclass with apply, not int"),
+        (lambda: opt.Pipeline([opt.Train]), "a pass is a frozen dataclass with apply, not a class"),
+        (lambda: opt.Train(2.5), "epochs must be a whole number from 1 on, not 2.5"),
+        (lambda: opt.Task(np.zeros((2, 3)), ["a", "b"]), "x and y must be arrays of numbers"),
+        (lambda: opt.Pipeline([]).run(None, task()), "trains a torch module, not NoneType"),
+        (lambda: opt.Pipeline([]).run(nn.Linear(5, 3), task()), r"does not take this data, of shape \[540, 6\]"),
+        (lambda: opt.Pipeline([]).run(nn.Linear(6, 2), task()), "y: labels must be from 0 to 1, not 0 to 2"),
+        (
+            lambda: opt.Pipeline([]).run(module(), task(validation=(np.zeros((2, 6)), np.array([0, 7])))),
+            "validation: labels must be from 0 to 2, not 0 to 7",
+        ),
     ],
 )
 def test_options_are_checked(make, says):
