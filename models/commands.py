@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -36,7 +35,6 @@ def train_command(
     overwrite: bool,
 ) -> None:
     """Train the model NAME of the zoo, compile it and print its figures, in floats and in hardware. Without NAME: list them."""
-    from ..codegen.project import check_replaceable
     from ..hw_targets import load_target
     from .data import read
     from .zoo import MODELS, run
@@ -48,8 +46,6 @@ def train_command(
     if data is not None and events is not None:
         raise CompileError("option --events", "goes without --data", "leave one out")
     load_target(target or "vu9p")  # before the training, which takes longer
-    if output is not None:
-        check_replaceable(Path(output), overwrite)
     started = time.process_time()
     trained = run(name, None if data is None else read(data), events=events, seed=seed, effort=effort)
     seconds = time.process_time() - started

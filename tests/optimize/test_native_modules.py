@@ -191,9 +191,13 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 2, 3)), "its outputs are not one vector"),
     (nn.Sequential(nn.Flatten(), nn.Tanh()), "Tanh there is not a dense layer, a convolution, a ReLU or pooling"),
     (nn.Sequential(nn.Flatten()), "it has no layer with weights"),
-    (nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), r"a dense layer of 63 inputs reads an event of shape \[64\]"),
     (nn.Sequential(nn.Flatten(0), nn.Linear(64, 3)), "Flatten there is not a dense layer"),
 ]
+
+
+def test_layers_that_do_not_fit_have_no_generated_step():
+    with pytest.raises(NoProgram, match=r"a dense layer of 63 inputs reads an event of shape \[64\]"):
+        plan_of(prepared(nn.Linear(63, 3)), "cross_entropy", (64,))
 
 
 @pytest.mark.parametrize("module, says", REFUSED)
