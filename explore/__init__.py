@@ -124,7 +124,7 @@ def _refuse_none(found: SearchResult) -> None:
         return
     closest = found.closest()
     if closest is None:
-        errors = [f.error for f in found.candidates if f.error]
+        errors = found.errors
         rule = (
             f"no trial was without an error ({len(errors)} failed), the last: {errors[-1]}"
             if errors

@@ -51,8 +51,7 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
     for f in found.frontier:
         values = (f"{f.values[n]:>12,.5g}" for n in names)
         click.echo("  ".join([f.state[:10], f"{f.method:<{width}}", *values]))
-    errors = [c.error for c in found.candidates if c.error]
-    if errors:
+    if errors := found.errors:
         click.echo(f"{len(errors)} trials failed, the last: {errors[-1]}", err=True)
     click.echo(f"build one: {found.command(found.frontier[0])}")
     if options.get("page"):

@@ -63,6 +63,11 @@ class SearchResult:
         return tuple(_found(s) for s in states if _kind(s) == "trial")
 
     @property
+    def errors(self) -> list[str]:
+        """Of failed trials, the oldest first."""
+        return [f.error for f in self.candidates if f.error]
+
+    @property
     def frontier(self) -> tuple[Found, ...]:
         """Those that meet the constraints and are dominated by none that does, in the order of the first objective; of equal ones
         the first that was found."""

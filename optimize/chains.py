@@ -17,7 +17,7 @@ from .modules import traced
 from .native import Pool
 from .quantizers import ActivationQuantizer
 
-__all__ = ["Chain", "Link", "NoProgram", "chain", "dense_chain", "pair", "part_of"]
+__all__ = ["Chain", "Link", "NoProgram", "chain", "dense_chain", "has_hooks", "pair", "part_of"]
 
 _RELU = (torch.relu, functional.relu, "relu")
 _FLAT = (torch.flatten, "flatten")
@@ -57,7 +57,7 @@ class _Mean(nn.Module):
 
 def chain(module: nn.Module) -> Chain:
     """The layers of a module that is a chain of convolutions, then dense layers, with ReLUs and pooling; `NoProgram` otherwise."""
-    if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+    if has_hooks(module):
         raise NoProgram("it has forward hooks")
     try:
         graph = traced(module, "a generated training step")
@@ -75,6 +75,11 @@ def chain(module: nn.Module) -> Chain:
     if not found.links:
         raise NoProgram("it has no layer with weights")
     return found
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything listens to a layer, which generated code would not call."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
 def dense_chain(module: nn.Module) -> list[tuple[WeightedLinear, bool]]:

@@ -60,7 +60,7 @@ class TorchEngine:
         total, count = 0.0, 0
         module.train()
         if self.parts is not None and options.during:  # they may have changed what the module's code reads
-            self.parts = in_generated_parts(module)
+            self.parts = _parts(options, work)
         computed = self.parts or module
         if self.parts is not None:
             self.parts.price(state.prices)

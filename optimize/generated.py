@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
-from .chains import NoProgram
+from .chains import NoProgram, has_hooks
 from .composites import Attention, LayerNormalization
 from .cost import Price, Prices
 from .layers import in_mode, prepare
@@ -57,7 +57,7 @@ def in_generated_parts(module: nn.Module) -> Generated:
         return Generated(module, part, [part])
     except NoProgram as e:
         why = e
-    if any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
+    if has_hooks(module):
         raise why
     try:
         with in_mode(module, True):
