@@ -253,7 +253,7 @@ def compile_command(model: str, config: str | None, as_json: bool, **given: Any)
         data, _ = read_events(options.calibrate, shapes)
     if data is not None:
         design.deviate(data)
-        if labels is not None:
+        if labels is not None and design.classes is not None:
             design.score(data, labels)
     if options.synth:
         with progress.bar() as update:
@@ -454,17 +454,26 @@ class _Progress:
         click.echo(text, err=True)
 
 
-def _compile(*arguments: Any, **options: Any) -> Any:
-    """`hc.compile`, for commands of rooms that do not see the driver."""
-    from .driver import compile
+class _Compiler:
+    """What commands of rooms that do not see the driver need of it."""
 
-    return compile(*arguments, **options)
+    def compile(self, *arguments: Any, **options: Any) -> Any:
+        """As `hc.compile`."""
+        from .driver import compile
+
+        return compile(*arguments, **options)
+
+    def check_replaceable(self, folder: Path, overwrite: bool) -> None:
+        """Refuse a folder that a design may not be written to."""
+        from .codegen.project import check_replaceable
+
+        check_replaceable(folder, overwrite)
 
 
 def main() -> None:
     """Entry point: a `CompileError` is one sentence on stderr and exit code 2."""
     try:
-        cli(standalone_mode=False, obj=_compile)
+        cli(standalone_mode=False, obj=_Compiler())
     except CompileError as e:
         click.echo(f"hwcompile: {e}", err=True)
         sys.exit(2)

@@ -277,11 +277,28 @@ class Design:
         self.found["deviation"] = max(pairs, key=lambda d: d.relative_rms)
         return self.found["deviation"]
 
+    @property
+    def classes(self) -> int | None:
+        """How many scores the first output is a vector of; None where it is none."""
+        shape = self.graph.nodes[self.graph.outputs[0].node].type.shape
+        return shape[0] if len(shape) == 1 and shape[0] > 1 else None
+
     def score(self, x: Any, labels: NDArray[Any]) -> dict[str, Any]:
-        """The share of labelled events whose argmax is right, compiled and as the model computes it."""
+        """The share of labelled events whose argmax is right, compiled and as the model computes it.
+
+        `labels`: the class of each event, from 0. `CompileError` for others, and where the first output is no vector.
+        """
         output = self.graph.outputs[0].name
+        if self.classes is None:
+            raise CompileError(f"output '{output}'", "has no score for each class", "leave out the labels")
+        if not np.isin(labels, np.arange(self.classes)).all():
+            wrong = labels[~np.isin(labels, np.arange(self.classes))][0]
+            rule = f"must be whole numbers from 0 to {self.classes - 1}, as '{output}' has {self.classes} scores, not {wrong}"
+            raise CompileError("labels", rule, "number the classes from 0, or leave out the labels")
         compiled = self.predict(x)
         compiled = compiled if not isinstance(compiled, dict) else compiled[output]
+        if labels.shape != (len(compiled),):
+            raise CompileError("labels", f"must be one for each of {len(compiled)} events, not {list(labels.shape)}")
         found = {
             "compiled": float(np.mean(compiled.argmax(-1) == labels)),
             "events": len(labels),

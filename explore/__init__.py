@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def search(
     begin with; by default those of ``train.first``, if it has some. `name`, `folder`: the search's name in a lineage
     store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
     `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True. `page`: where the frontier
-    page is written, at the end. `options`: those of `explore.study.Options` (sampler, workers, halving, ...).
+    page is written, on the way and at the end. `options`: those of `explore.study.Options` (sampler, workers, halving, ...).
 
     Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
     running, and where no candidate meets the constraints, with the closest one.
@@ -102,12 +103,12 @@ def search(
     version = importlib.metadata.version("hwcompile")
     points = [named(checked(space), p) for p in (getattr(train, "first", ()) if first is None else first)]
     study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest, points)
+    found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns)
     try:
         from .show import Shown
 
-        with Shown(quiet) as shown:
+        with Shown(quiet, None if page is None else partial(found.page, page)) as shown:
             study.run(train, shown)
-        found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns)
     finally:
         study.close()
     _refuse_none(found)

@@ -45,15 +45,16 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
 
     train, space = _training(table, Path(config).parent, options)
     found = search(space, train, quiet=quiet, **options)
-    width = max(len(f.method) for f in found.frontier)
+    frontier = found.frontier
+    width = max(len(f.method) for f in frontier)
     names = [o.name for o in found.objectives]
     click.echo("  ".join([f"{'state':<10}", f"{'method':<{width}}", *(f"{n:>12}" for n in names)]))
-    for f in found.frontier:
+    for f in frontier:
         values = (f"{f.values[n]:>12,.5g}" for n in names)
         click.echo("  ".join([f.state[:10], f"{f.method:<{width}}", *values]))
     if errors := found.errors:
         click.echo(f"{len(errors)} trials failed, the last: {errors[-1]}", err=True)
-    click.echo(f"build one: {found.command(found.frontier[0])}")
+    click.echo(f"build one: {found.command(frontier[0])}")
     if options.get("page"):
         click.echo(f"page: {options['page']}")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+from ..ir.errors import CompileError
 from .frontier import hypervolume
 from .study import Study
 
@@ -13,16 +16,19 @@ __all__ = ["Shown"]
 
 ROWS = 12
 QUIET_S = 30.0
-"""Between lines where there is no terminal."""
+"""Between lines where there is no terminal, and at least between two writings of the page."""
+PAGE_SHARE = 20
+"""A page is written again after so many times what the last took: 5 % of the time at most goes into it."""
 
 
 class Shown:
-    """Called by `Study.run`; a context manager that cleans up behind itself."""
+    """Called by `Study.run`; a context manager that cleans up behind itself. `page` writes the page of what is there."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, page: Callable[[], object] | None = None) -> None:
         from rich.console import Console
 
-        self.console, self.quiet = Console(stderr=True, highlight=False), quiet
+        self.console, self.quiet, self.page = Console(stderr=True, highlight=False), quiet, page
+        self.paged, self.next_page = 0, time.monotonic() + QUIET_S
         self.live: Any = None
         self.last, self.known = 0.0, -1
         self.table: Any = ""
@@ -41,6 +47,7 @@ class Shown:
             self.live.stop()
 
     def __call__(self, study: Study) -> None:
+        self._write_page(study)
         if self.quiet:
             return
         if self.live is not None:
@@ -52,6 +59,16 @@ class Shown:
         elif time.monotonic() - self.last > QUIET_S:
             self.last = time.monotonic()
             self.console.print(f"{status(study)}; {reached(study)}", soft_wrap=True)
+
+    def _write_page(self, study: Study) -> None:
+        begun = time.monotonic()
+        if self.page is None or begun < self.next_page or self.paged == len(study.past):
+            return
+        self.paged = len(study.past)
+        with contextlib.suppress(CompileError):  # a full disk stops no search; the page at its end says so
+            self.page()
+        took = time.monotonic() - begun
+        self.next_page = begun + took + max(QUIET_S, PAGE_SHARE * took)
 
 
 def status(study: Study) -> str:

@@ -7,14 +7,13 @@ done then, under the same number. So no trial is lost, and none is counted twice
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from ..hw_targets.process import cores
 from ..ir.errors import CompileError
 from ..lineage import State, Step, Store
 from .frontier import on_frontier
+from .journal import hold, open_journal
 from .measure import Measured
 from .objectives import Constraint, Objective, violations
 from .proposal import FrontierSampler, Proposal, beyond, branch_of, kind_of, proposed
@@ -128,27 +128,12 @@ class Study:
     on_way: dict[int, _Pending] = field(default_factory=dict[int, _Pending])
 
     def __post_init__(self) -> None:
-        self.store = Store(self.folder)
         self.home = self.folder / "searches" / self.name
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.home / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            other = self._lock.read().strip() or "another one"
-            self.close()
-            raise CompileError(
-                f"search {self.name}", f"is running already, in process {other}", "wait for it, or give another name"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        try:
-            self.study = self._opened()
-        except BaseException:
-            self.close()
-            raise
+        with ExitStack() as opened:
+            self.store = opened.enter_context(Store(self.folder))
+            opened.enter_context(hold(self.home, self.name))
+            self.study = self._journal()
+            self._open = opened.pop_all()
         self.before_s = float(self.study.user_attrs.get("seconds", 0.0))
         self.started = time.monotonic()
         self._by_key = {
@@ -158,25 +143,12 @@ class Study:
 
     def close(self) -> None:
         """Let others go on with the search."""
-        self.store.close()
-        self._lock.close()
+        self._open.close()
 
     # ---- the journal --------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> Any:
-        """The Optuna study of this name, made or found."""
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        path = self.home / "journal.log"
-        _drop_torn_line(path)
-        lock = JournalFileOpenLock(str(path))
-        (self.home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-        directions: list[Any] = ["maximize" if o.larger else "minimize" for o in self.objectives]
-        found = optuna.create_study(study_name=self.name, storage=storage, load_if_exists=True, directions=directions)
+    def _journal(self) -> Any:
+        """The journal of this search, with the sampler that goes on with it."""
         plan = {
             "space": definition(self.space),
             "objectives": [f"{'max' if o.larger else 'min'}:{o.name}" for o in self.objectives],
@@ -184,16 +156,8 @@ class Study:
             "target": self.target,
             "clock_ns": self.clock_ns,
         }
-        known = found.user_attrs.get("plan")
-        if known is None:
-            found.set_user_attr("plan", plan)
-            for point in self.first:
-                found.enqueue_trial(dict(point), skip_if_exists=True)
-        elif known != json.loads(json.dumps(plan)):
-            other = next(k for k in plan if known.get(k) != json.loads(json.dumps(plan[k])))
-            raise CompileError(
-                f"search {self.name}", f"was begun with another {other}", "give another name, or the same as then"
-            )
+        directions = ["maximize" if o.larger else "minimize" for o in self.objectives]
+        found = open_journal(self.home, self.name, directions, plan, self.first)
         found.sampler = self._sampler(len(found.get_trials(deepcopy=False)))
         return found
 
@@ -486,14 +450,3 @@ def _is_final(state: State) -> bool:
 def _past(state: State) -> Past:
     params = state.properties.get("params", {}) if state.properties else {}
     return Past(state.id, state.key, state.method, params, dict(state.metrics))
-
-
-def _drop_torn_line(path: Path) -> None:
-    """A line that a killed process did not finish: nothing after it would be read."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)

@@ -12,6 +12,9 @@ from .records import State
 
 __all__ = ["Comparison", "TensorChange", "compare"]
 
+CELL = 48
+"""Most characters of a parameter in a printed table."""
+
 
 @dataclass(frozen=True)
 class TensorChange:
@@ -32,7 +35,7 @@ class TensorChange:
 class Comparison:
     """Two states side by side; `metrics` and `parameters` map a name to the pair of values, None where there is none.
 
-    `parameters` has only what differs: of method, target, branch, step, properties. Print it for a table.
+    `parameters` has only what differs: of method, target, branch, step, properties; nested names are dotted. Print it for a table.
     """
 
     a: State
@@ -44,7 +47,7 @@ class Comparison:
 
     def __str__(self) -> str:
         lines = _table(["metric", "a", "b", "b - a"], [_metric_row(n, *ab) for n, ab in self.metrics.items()])
-        lines += _table(["differs", "a", "b"], [[n, *map(str, ab)] for n, ab in self.parameters.items()])
+        lines += _table(["differs", "a", "b"], [[n, *map(_cell, ab)] for n, ab in self.parameters.items()])
         equal = sum(t.equal for t in self.tensors)
         changed = [_tensor_row(t) for t in self.tensors if not t.equal]
         lines += _table(["tensor", "shape", "nonzero a", "nonzero b", "|b - a|"], changed)
@@ -76,13 +79,20 @@ def _names(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def _recipe(state: State) -> dict[str, Any]:
     found: dict[str, Any] = {n: getattr(state, n) for n in ("method", "target", "branch", "error")}
-    found |= {f"properties.{n}": v for n, v in state.properties.items()}
+    found |= _flat("properties", state.properties)
     if state.step:
         found |= {n: getattr(state.step, n) for n in ("seed", "code_version", "data_digest")} | {
             "step": state.step.name
         }
-        found |= {f"parameters.{n}": v for n, v in state.step.parameters.items()}
+        found |= _flat("parameters", state.step.parameters)
     return found
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Nested tables as dotted names, so that only what differs is shown."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {key: v for n, inner in value.items() for key, v in _flat(f"{name}.{n}", inner).items()}
 
 
 def _change(name: str, a: np.ndarray | None, b: np.ndarray | None) -> TensorChange:
@@ -95,6 +105,11 @@ def _change(name: str, a: np.ndarray | None, b: np.ndarray | None) -> TensorChan
     shapes = (None if a is None else a.shape, None if b is None else b.shape)
     nonzero = (None if a is None else int(np.count_nonzero(a)), None if b is None else int(np.count_nonzero(b)))
     return TensorChange(name, shapes, nonzero, difference, equal)
+
+
+def _cell(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= CELL else text[: CELL - 3] + "..."
 
 
 def _metric_row(name: str, a: float | None, b: float | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +24,7 @@ __all__ = ["train_command"]
 @click.option("--overwrite", is_flag=True, help="Replace an earlier project in the output folder.")
 @click.pass_obj
 def train_command(
-    compile: Callable[..., Any],
+    compiler: Any,
     name: str | None,
     data: str | None,
     events: int | None,
@@ -46,13 +46,15 @@ def train_command(
     if data is not None and events is not None:
         raise CompileError("option --events", "goes without --data", "leave one out")
     load_target(target or "vu9p")  # before the training, which takes longer
+    if output is not None:
+        compiler.check_replaceable(Path(output), overwrite)
     started = time.process_time()
     trained = run(name, None if data is None else read(data), events=events, seed=seed, effort=effort)
     seconds = time.process_time() - started
     for r in trained.records:
         click.echo(f"{r.name:<12}{r.seconds:8.1f} s  " + "  ".join(f"{k} {v:.5g}" for k, v in r.measures.items()))
     click.echo(f"trained in {seconds:.0f} s of processor time, data included")
-    design = compile(trained.module, target, example_inputs=trained.x[:1000], backends="rtl,cpu")
+    design = compiler.compile(trained.module, target, example_inputs=trained.x[:1000], backends="rtl,cpu")
     floats, hardware = trained.float_metrics(), trained.metrics(design.predict(trained.x))
     width = max(map(len, floats))
     click.echo(f"{'':<{width}}  {'float':>10}  {'hardware':>10}    {len(trained.x)} test events")

@@ -203,6 +203,10 @@ def test_options(tmp_path):
         ({"x": np.full((5, 16), np.nan)}, "array 'x' must be finite, but holds nan at [0, 0]; clean the data"),
         ({"x": np.zeros((0, 16))}, "must have shape [events, 16], not [0, 16]"),
         ({"x": np.array([["a"] * 16])}, "must hold an array named 'input' for that input, not only []"),
+        (
+            {"x": np.zeros((5, 16)), "label": np.arange(1, 6)},
+            "labels: must be whole numbers from 0 to 4, as 'linear_3' has 5 scores, not 5; number the classes from 0",
+        ),
     ],
 )
 def test_data_arrays(arrays, sentence, tmp_path):

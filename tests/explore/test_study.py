@@ -16,7 +16,7 @@ import search_models
 from search_models import SPACE, model, train
 
 import hwcompile as hc
-from hwcompile.explore import Choice, Integer, Trained
+from hwcompile.explore import Choice, Integer, SearchResult, Trained, show
 from hwcompile.lineage import Store
 
 HERE = Path(search_models.__file__)
@@ -55,6 +55,24 @@ def test_costs_are_those_of_the_compiler_and_any_candidate_is_built_again(found)
     with Store(found.folder, read_only=True) as store:
         weights = store.weights(one.state)
     assert np.array_equal(weights["w"], np.full(3, 10 * one.params["bits"] + one.params["terms"]))
+
+
+def test_the_page_is_written_on_the_way_and_a_full_disk_does_not_end_the_search(tmp_path, monkeypatch):
+    written = []
+
+    def page(self, path):
+        written.append((path, len(self.candidates)))
+        if len(self.candidates) < 8:
+            raise hc.CompileError(path, "the page cannot be written")
+
+    monkeypatch.setattr(show, "QUIET_S", 0.0)
+    monkeypatch.setattr(show, "PAGE_SHARE", 0)
+    monkeypatch.setattr(SearchResult, "page", page)
+    searched(tmp_path / "runs", page="frontier.html", workers=1)
+    assert written[-1] == ("frontier.html", 8)
+    assert len(written) > 3
+    counts = [n for _, n in written[:-1]]
+    assert counts == sorted(set(counts))  # only when there is more to show
 
 
 def test_the_command_builds_a_candidate(found, tmp_path):

@@ -73,6 +73,15 @@ def test_tag_untag_fork_compare(ran, folder):
     compared = ran("compare", "t1", "t2")
     assert "parameters.amount  0.25  0.5" in compared
     assert "tensors: 0 equal, 1 not; graphs: equal" in compared
+    with Store(folder) as store:
+        ids = [
+            store.add(properties={"params": {"lr": lr, "hidden": [64, 32], "note": "n" * 99 + str(lr)}}).id
+            for lr in (0.1, 0.2)
+        ]
+    lines = ran("compare", *ids).splitlines()
+    assert next(line.split() for line in lines if "params" in line) == ["properties.params.lr", "0.1", "0.2"]
+    assert not any("hidden" in line for line in lines)  # it is the same
+    assert max(map(len, lines)) < 140
     assert column(ran("list", "branch = 'asic'"), 3) == ["p2"]
 
 

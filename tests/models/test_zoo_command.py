@@ -6,11 +6,12 @@ from click.testing import CliRunner
 
 import hwcompile as hc
 from hwcompile import models
+from hwcompile.cli import _Compiler
 from hwcompile.models.commands import train_command
 
 
 def ran(*arguments):
-    return CliRunner().invoke(train_command, arguments, obj=hc.compile)
+    return CliRunner().invoke(train_command, arguments, obj=_Compiler())
 
 
 def test_without_a_name_it_lists_the_models():
@@ -27,6 +28,9 @@ def test_it_trains_compiles_and_writes(tmp_path):
     assert re.search(r"estimate: [\d,]+ LUT", found.output)
     assert re.search(r"latency \d+ cycles", found.output)
     assert (tmp_path / "filter" / "model.hwc").exists()
+    again = ran("pixel_filter", "--output", str(tmp_path / "filter"))
+    assert "already holds a compiled project" in str(again.exception)
+    assert not again.output  # nothing was trained for it
 
 
 def test_data_and_events_exclude_each_other():

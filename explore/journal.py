@@ -1,0 +1,75 @@
+"""A search's place on disk: its lock, which one process holds, and Optuna's journal of what was asked and told."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..ir.errors import CompileError
+
+__all__ = ["hold", "open_journal"]
+
+
+def hold(home: Path, name: str) -> TextIO:
+    """The lock of a search, held until it is closed or the process ends; a `CompileError` where another process holds it."""
+    home.mkdir(parents=True, exist_ok=True)
+    lock = (home / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        other = lock.read().strip() or "another one"
+        lock.close()
+        raise CompileError(
+            f"search {name}", f"is running already, in process {other}", "wait for it, or give another name"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def open_journal(
+    home: Path, name: str, directions: Sequence[Any], plan: Mapping[str, Any], first: Sequence[Mapping[str, Any]]
+) -> Any:
+    """The Optuna study of this name, made (with its `first` points) or found; a `CompileError` where it had another plan.
+
+    The caller holds the lock.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = home / "journal.log"
+    _drop_torn_line(path)
+    lock = JournalFileOpenLock(str(path))
+    (home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
+    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    found = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=list(directions))
+    known, plan = found.user_attrs.get("plan"), json.loads(json.dumps(plan))
+    if known is None:
+        found.set_user_attr("plan", plan)
+        for point in first:
+            found.enqueue_trial(dict(point), skip_if_exists=True)
+    elif known != plan:
+        other = next(k for k in plan if known.get(k) != plan[k])
+        raise CompileError(
+            f"search {name}", f"was begun with another {other}", "give another name, or the same as then"
+        )
+    return found
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A line that a killed process did not finish: nothing after it would be read."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
