@@ -14,7 +14,7 @@ from ..ir.errors import CompileError
 from ..ir.ops import Window
 from ..ir.rounding import Rounding
 from .inputs import has_quantizer
-from .lower import exact_weight_bits
+from .lazy import exact_weight_bits
 from .lower_trees import exact_leaf_grid, varying
 from .real import (
     Bipolar,

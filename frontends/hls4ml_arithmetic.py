@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..ir.errors import CompileError
 from ..ir.rounding import Overflow, Rounding
 from . import real
-from .lower import exact_weight_bits
+from .lazy import exact_weight_bits
 from .precision import Precision
 from .real import RealBuilder, RealOp
 

@@ -22,7 +22,7 @@ from . import real
 from .hls4ml_arithmetic import Cell, product_sum
 from .hls4ml_tables import activation, is_table, softmax
 from .inputs import has_quantizer
-from .lower import exact_weight_bits
+from .lazy import exact_weight_bits
 from .precision import Precision, parse_precision
 from .real import RealBuilder, RealModel, RealNode
 

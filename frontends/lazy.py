@@ -14,10 +14,13 @@ from ..ir.errors import CompileError
 from ..ir.graph import Builder
 from ..ir.ops import Add, Constant, Maximum, Minimum, Mul, Neg, Shift
 from ..ir.rational import IDENTITY, Affine, Rational, as_rational, is_power_of_two, power_of_two_exponents
-from ..ir.types import MAX_BITS
-from .real import Function, Softmax
+from ..ir.types import MAX_BITS, bit_length
+from .real import Dense, Function, Softmax
 
-__all__ = ["Lazy", "constant", "dyadic", "materialise", "settle"]
+__all__ = ["MAX_WEIGHT_BITS", "Lazy", "constant", "dyadic", "exact_weight_bits", "materialise", "settle"]
+
+MAX_WEIGHT_BITS = 18
+"""Float weights that happen to lie on a grid of up to this many bits are exact as they stand; wider ones were not quantized."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,16 @@ def dyadic(r: Rational) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
             return None
         n[k], exp[k] = v.numerator >> zeros, zeros - (v.denominator.bit_length() - 1)
     return n, exp
+
+
+def exact_weight_bits(op: Dense) -> np.ndarray | None:
+    """The exponent of each column's grid if the float weights are exact in `MAX_WEIGHT_BITS` bits on it, else None."""
+    mantissa, exponent = np.frexp(op.weights)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    zeros = np.where(whole == 0, 10**6, np.asarray(bit_length(np.maximum(whole & -whole, 1))) - 1 + exponent - 53)
+    grid = np.where(zeros.min(axis=0, initial=10**6) == 10**6, 0, zeros.min(axis=0, initial=10**6))
+    bits = int(np.max(np.frexp(np.abs(np.ldexp(op.weights, -grid)).max(initial=0))[1]))
+    return grid if bits <= MAX_WEIGHT_BITS else None
 
 
 def constant(builder: Builder, r: Rational, name: str) -> int | None:

@@ -19,17 +19,15 @@ from ..ir.rounding import Overflow, Rounding
 from ..ir.types import MAX_BITS, Fixed, Tensor, bit_length
 from . import real
 from .inputs import NEEDS_DATA, input_quantizers, lower_input, target_type
-from .lazy import Lazy, constant, dyadic, is_zero, materialise, plus, settle, times
+from .lazy import MAX_WEIGHT_BITS, Lazy, constant, dyadic, exact_weight_bits, is_zero, materialise, plus, settle, times
 from .lower_choices import compare, embedding, extreme, select, unsigned
 from .lower_trees import forest
 from .real import Float, Quant, RealModel, RealNode
 from .softmax import softmax
 
-__all__ = ["exact_weight_bits", "lower"]
+__all__ = ["lower"]
 
 _UNLIMITED = 1 << 61
-_MAX_WEIGHT_BITS = 18
-"""Float weights that happen to lie on a grid of up to this many bits are exact as they stand; wider ones were not quantized."""
 
 
 def lower(model: RealModel) -> Graph:
@@ -222,19 +220,9 @@ def _weights(node: RealNode, op: real.Dense) -> tuple[Any, Any, Any]:
     grid = exact_weight_bits(op)
     if grid is None:
         raise CompileError(
-            node.name, f"its weights are float numbers that need more than {_MAX_WEIGHT_BITS} bits each", NEEDS_DATA
+            node.name, f"its weights are float numbers that need more than {MAX_WEIGHT_BITS} bits each", NEEDS_DATA
         )
     return np.ldexp(op.weights, -grid).astype(np.int64), grid, Fraction(1)
-
-
-def exact_weight_bits(op: real.Dense) -> np.ndarray | None:
-    """The exponent of each column's grid if the float weights are exact in `_MAX_WEIGHT_BITS` bits on it, else None."""
-    mantissa, exponent = np.frexp(op.weights)
-    whole = np.ldexp(mantissa, 53).astype(np.int64)
-    zeros = np.where(whole == 0, 10**6, np.asarray(bit_length(np.maximum(whole & -whole, 1))) - 1 + exponent - 53)
-    grid = np.where(zeros.min(axis=0, initial=10**6) == 10**6, 0, zeros.min(axis=0, initial=10**6))
-    bits = int(np.max(np.frexp(np.abs(np.ldexp(op.weights, -grid)).max(initial=0))[1]))
-    return grid if bits <= _MAX_WEIGHT_BITS else None
 
 
 def _scale(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:

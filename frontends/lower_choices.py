@@ -17,7 +17,7 @@ from ..ir.rounding import Overflow, Rounding
 from ..ir.types import Fixed, IntLike, Tensor, bit_length
 from . import real
 from .inputs import NEEDS_DATA
-from .lazy import Lazy, is_zero, materialise, settle
+from .lazy import Lazy, exact_weight_bits, is_zero, materialise, settle
 from .real import RealNode
 
 __all__ = ["compare", "embedding", "extreme", "one_grid", "select", "unsigned"]
@@ -171,8 +171,6 @@ def embedding(builder: Builder, node: RealNode, operands: list[Lazy]) -> Lazy:
 
 def _table(node: RealNode) -> tuple[Any, int]:
     """(integers, exponent) of the table's values."""
-    from .lower import exact_weight_bits
-
     assert isinstance(node.op, real.Embedding)
     if not np.isfinite(node.op.table).all():
         raise CompileError(node.name, "its values must be finite, but contain NaN or Inf", "check the training")

@@ -25,6 +25,7 @@ from .quantizers import ActivationQuantizer, WeightQuantizer, bit_length, exp2
 
 __all__ = [
     "EBOPS",
+    "FREE",
     "LUT",
     "Price",
     "Prices",
@@ -52,10 +53,18 @@ class Price:
     extra: float = 0.0
     input: float = 0.0
 
+    @property
+    def numbers(self) -> tuple[float, float, float, float]:
+        """As a generated step takes them."""
+        return self.first, self.bit, self.extra, self.input
+
     def times(self, ratio: float) -> Price:
         """The products at another price."""
         return replace(self, first=self.first * ratio, bit=self.bit * ratio)
 
+
+FREE = Price(first=0.0, bit=0.0)
+"""Of layers whose bits cost nothing."""
 
 EBOPS = Price(first=0.0, bit=1.0)
 """Effective bit operations of HGQ (arXiv:2405.00645)."""

@@ -11,17 +11,13 @@ from torch import Tensor, fx, nn
 from ..ir.errors import CompileError
 from .chains import NoProgram, has_hooks
 from .composites import Attention, LayerNormalization
-from .cost import Price, Prices
+from .cost import FREE, Prices
 from .layers import in_mode, prepare
 from .modules import traced
 from .native import build
 from .native_program import Plan, bind, part_plans, plan_of
 
 __all__ = ["Generated", "generated", "in_generated_parts"]
-
-
-FREE = Price(0.0, 0.0)
-"""Of layers whose bits cost nothing."""
 
 _LOSS = "squared_error"
 """Every program has one; these compute losses elsewhere."""
@@ -99,7 +95,7 @@ class Generated(nn.Module):
             for k in range(len(part.plan.layers)):
                 p = prices.get(next(names), FREE)
                 p = replace(p.times(part.plan.rows), input=p.input * part.plan.rows)
-                part.step.constants[f"{k}.prices"][:] = (p.first, p.bit, p.extra, p.input)
+                part.step.constants[f"{k}.prices"][:] = p.numbers
 
     @property
     def beta(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..hw_targets.process import find_compiler
 from ..ir.errors import CompileError
 from .chains import NoProgram
+from .cost import FREE
 from .distill import OutputGuide
 from .native import Adam, Record, Schedule, Step, build
 from .native_program import Plan, bind, plan_of
@@ -92,7 +93,7 @@ class NativeEngine:
         batch = min(options.batch, len(order))
         steps = -(-len(order) // batch)
         for k in range(len(self.names)):
-            self.step.constants[f"{k}.prices"][:] = state.price_of(self.names[k])
+            self.step.constants[f"{k}.prices"][:] = state.prices.get(self.names[k], FREE).numbers
         size = max(steps // _CHUNKS, 1)
         total = 0.0
         with torch.random.fork_rng(devices=[]):  # for a loss that draws

@@ -155,11 +155,6 @@ class State:
         """At the start of training."""
         return cls(beta=options.beta, prices=prices(work.module, options.cost) if is_quantized(work.module) else {})
 
-    def price_of(self, layer: str) -> tuple[float, float, float, float]:
-        """The numbers of a layer's price, 0 where nothing has one."""
-        p = self.prices.get(layer)
-        return (0.0, 0.0, 0.0, 0.0) if p is None else (p.first, p.bit, p.extra, p.input)
-
     def steer(self, options: Train, cost: float, share: float) -> None:
         """Set the strength of the resource term for the next `share` of an epoch: more of it where the cost is above where it
         should be by now, less below."""
