@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from hwcompile.optimize import Pipeline, Quantize, Spec, Task, Train
+from hwcompile.optimize.constrain import Constrain
 from hwcompile.optimize.low_rank import LowRank
 from hwcompile.optimize.pipeline import Pass
 from hwcompile.optimize.pruning import Gradual, Multipliers, NofM, Prune
-from hwcompile.optimize.pruning_trained import Constrain, TrainMasks
+from hwcompile.optimize.pruning_trained import TrainMasks
 from hwcompile.optimize.shrink import Shrink
 
 SPEC = Spec.uniform(6, 8)

@@ -7,6 +7,7 @@ try:
 except ImportError:
     raise CompileError("optimize", "needs PyTorch, which is not installed", "pip install 'hwcompile[torch]'") from None
 
+from .constrain import Constrain
 from .cost import ebops, prices, resource, solved
 from .distill import Distill, Features, MeanTeacher, ReconstructionError
 from .ensemble import Ensemble
@@ -19,7 +20,7 @@ from .passes import Calibrate, Quantize
 from .pipeline import Pass, Pipeline, Point, Record, Result, Work, measures
 from .post_training import PostTraining
 from .pruning import DspWords, Gradual, MemoryWords, Multipliers, NofM, Prune, Unstructured
-from .pruning_trained import Constrain, TrainMasks
+from .pruning_trained import TrainMasks
 from .qonnx import to_qonnx
 from .quantize import calibrate, quantize
 from .quantizers import ActivationQuantizer, WeightQuantizer

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..ir.errors import CompileError
 from .layers import hooked
 from .pipeline import Work
-from .task import Task, predict
+from .task import Task, predict, run
 
 __all__ = ["Distill", "Features", "Guide", "MeanTeacher", "ReconstructionError"]
 
@@ -27,7 +27,7 @@ class Guide(nn.Module):
 
     weight: float
 
-    def loss(self, x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
+    def loss(self, x: Any, outputs: Tensor, index: Tensor | None) -> Tensor:
         """The guided part, for a batch of inputs, the student's outputs, and which training events they are."""
         raise NotImplementedError
 
@@ -54,9 +54,9 @@ class OutputGuide(Guide):
         self.teacher = [_frozen(teacher)]  # in a list: the teacher's parameters are not the guide's
         self.outputs = None if task.x is None else predict(self.teacher[0], task.x)
 
-    def loss(self, x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
+    def loss(self, x: Any, outputs: Tensor, index: Tensor | None) -> Tensor:
         with torch.no_grad():
-            teacher = self.teacher[0](x) if self.outputs is None or index is None else self.outputs[index]
+            teacher = run(self.teacher[0], x) if self.outputs is None or index is None else self.outputs[index]
         if self.kind != "cross_entropy":
             return F.mse_loss(outputs, teacher.reshape(outputs.shape))
         t = self.temperature
@@ -79,7 +79,7 @@ class FeatureGuide(Guide):
     def follow(self, module: nn.Module) -> None:
         self.student = [module]
 
-    def loss(self, x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
+    def loss(self, x: Any, outputs: Tensor, index: Tensor | None) -> Tensor:
         with torch.no_grad():
             known = _watched(self.teacher[0], list(self.pairs.values()), x)
         seen = _watched(self.student[0], list(self.pairs), x)
@@ -95,9 +95,9 @@ class MeanGuide(Guide):
         self.weight, self.kind, self.temperature, self.decay = weight, kind, temperature, decay
         self.mean = [_frozen(student)]
 
-    def loss(self, x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
+    def loss(self, x: Any, outputs: Tensor, index: Tensor | None) -> Tensor:
         with torch.no_grad():
-            teacher = self.mean[0](x)
+            teacher = run(self.mean[0], x)
         if self.kind != "cross_entropy":
             return F.mse_loss(outputs, teacher)
         t = self.temperature
@@ -137,7 +137,7 @@ def _frozen(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-def _watched(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
+def _watched(module: nn.Module, names: list[str], x: Any) -> dict[str, Tensor]:
     """Outputs of some layers in a run of the module."""
     found: dict[str, Tensor] = {}
     parts = dict(module.named_modules())
@@ -149,7 +149,7 @@ def _watched(module: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor
         return lambda m, inputs, y: found.__setitem__(name, y.flatten(2).mean(2) if y.ndim > 3 else y)
 
     with hooked(parts[n].register_forward_hook(seen(n)) for n in names):
-        module(x)
+        run(module, x)
     return found
 
 
@@ -216,7 +216,7 @@ class MeanTeacher:
         work.guides.append(MeanGuide(work.module, work.task.kind, self.weight, self.temperature, self.decay))
 
 
-def guided(own: Tensor, guides: list[Any], x: Tensor, outputs: Tensor, index: Tensor | None) -> Tensor:
+def guided(own: Tensor, guides: list[Any], x: Any, outputs: Tensor, index: Tensor | None) -> Tensor:
     """The loss with every guide's part."""
     for g in guides:
         own = (1 - g.weight) * own + g.weight * g.loss(x, outputs, index)

@@ -16,6 +16,7 @@ from .generated import Generated, in_generated_parts
 from .layers import is_quantized, layers, quantizers
 from .pipeline import Work
 from .quantizers import FRACTION_LIMIT
+from .task import run
 
 __all__ = ["TorchEngine"]
 
@@ -68,7 +69,7 @@ class TorchEngine:
             torch.manual_seed(work.generator(state.epoch).initial_seed())
             for x, y, index in task.batches(options.batch, order):
                 self._rates(*options.rates(state.epoch, count, steps))
-                outputs = computed(x)
+                outputs = run(computed, x)
                 loss = guided(task.loss_of(outputs, y), work.guides, x, outputs, index)
                 total, count = total + float(loss.detach()), count + 1
                 priced = bool(state.prices) and (state.beta > 0 or options.budget is not None)

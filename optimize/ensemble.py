@@ -377,7 +377,7 @@ def _check_training(count: int, task: Task, options: list[Train]) -> None:
         raise CompileError(
             "Ensemble", f"needs options for each of {count} modules, not {len(options)}", "or one for all"
         )
-    if task.x is None or task.x.ndim != 2 or task.kind == "own":
+    if not isinstance(task.x, Tensor) or task.x.ndim != 2 or task.kind == "own":
         raise CompileError("Ensemble", f"needs a task with x [events, inputs] and a loss by name ({', '.join(LOSSES)})")
     if len({(o.epochs, o.batch) for o in options}) > 1:
         raise CompileError("Ensemble", "needs the same epochs and batch for all", "use train_all for others")

@@ -87,9 +87,15 @@ class Generated(nn.Module):
         self.module, self.computed, self.parts = module, computed, parts
         own = {m: name for name, m in module.named_modules()}
         self.names = [own[layer] for part in parts for layer in part.plan.layers]
+        self.prices: Prices = {}
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles are made anew of the module: compiled code is in no file."""
+        return _again, (self.module, self.prices, self.beta, self.training)
 
     def price(self, prices: Prices) -> None:
         """What bits cost from now on; layers without a price cost nothing."""
+        self.prices = dict(prices)
         names = iter(self.names)
         for part in self.parts:
             for k in range(len(part.plan.layers)):
@@ -120,6 +126,12 @@ class Generated(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         return self.computed(*inputs, **named) if self.training else self.module(*inputs, **named)
+
+
+def _again(module: nn.Module, prices: Prices, beta: float, training: bool) -> Generated:
+    found = generated(module, prices)
+    found.beta = beta
+    return found.train(training)
 
 
 class Part(nn.Module):

@@ -26,7 +26,7 @@ from .formats import Spec
 from .layers import Affine, Weighted, hooked, prepare
 from .pipeline import Work
 from .quantize import quantize
-from .task import Task
+from .task import Task, run
 
 __all__ = ["METHODS", "Candidate", "LowRank", "TensorTrain", "candidates", "cp_als", "factors"]
 
@@ -427,7 +427,7 @@ def _inputs(module: nn.Module, task: Task, own: dict[str, Weighted]) -> dict[str
     before = module.training
     try:
         with hooked(m.register_forward_pre_hook(see(name)) for name, m in own.items()), torch.no_grad():
-            module.eval()(task.sample[:2048])
+            run(module.eval(), task.sample[:2048])
     finally:
         module.train(before)
     return found

@@ -35,6 +35,8 @@ def _plan(work: Work) -> Plan:
     task = work.task
     if task.x is None:
         raise NoProgram("the data do not lie in memory")
+    if not isinstance(task.x, Tensor):
+        raise NoProgram("it has several inputs")
     labels = task.kind == "cross_entropy" and not task.y.is_floating_point()
     loss = _LOSSES[task.kind] if labels or task.kind != "cross_entropy" else "soft_cross_entropy"
     if work.guides:

@@ -24,8 +24,8 @@ from ..ir.errors import CompileError
 from .composites import in_parts
 from .cost import ebops, total
 from .layers import in_mode, is_quantized
-from .quantize import try_on
-from .task import Task
+from .quantize import as_inputs, check_module, try_on
+from .task import Inputs, Task
 
 __all__ = ["Pass", "Pipeline", "Point", "Record", "Result", "Work", "measures"]
 
@@ -156,11 +156,10 @@ class Pipeline:
         it exists (it holds a pickle: use only files of your own). `say` is called with a line of progress.
         Raises `CompileError` from any pass, with the passes before it, and for a checkpoint of another run.
         """
-        if not isinstance(module, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CompileError("pipeline", f"trains a torch module, not {type(module).__name__}")
+        check_module(module, "pipeline")
         work = Work(in_parts(copy.deepcopy(module)), task, seed, original=module, say=say)
         with in_mode(work.module, False):
-            task.check_outputs(try_on(work.module, (task.sample,)))
+            task.check_outputs(try_on(work.module, as_inputs(task.sample)))
         path = None if checkpoint is None else Path(checkpoint)
         if path is not None:
             work.digest = self.digest(work)  # once: it reads all the data
@@ -201,8 +200,9 @@ class Pipeline:
         teachers = (v for p in self.passes for v in vars(p).values() if isinstance(v, nn.Module))
         modules = [m for m in (work.original, *teachers) if m is not None]
         tensors = [t for m in modules for t in m.state_dict().values()]
-        for t in (work.task.x, work.task.y, *work.task.validation, *tensors):
-            if t is not None:
+        given = (v for v in (work.task.x, work.task.y, *work.task.validation) if v is not None)
+        for v in (*given, *tensors):
+            for t in v.tensors if isinstance(v, Inputs) else (v,):
                 h.update(t.detach().contiguous().numpy().tobytes())
         return h.hexdigest()
 

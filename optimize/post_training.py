@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from .layers import Weighted, activation_axis, hooked, layers, quantizers
 from .pipeline import Work
 from .quantize import quantize
 from .quantizers import FRACTION_LIMIT, ActivationQuantizer, WeightQuantizer, exp2
-from .task import predict
+from .task import predict, run
 
 __all__ = ["PostTraining"]
 
@@ -134,7 +135,7 @@ def _exact(module: nn.Module) -> nn.Module:
     return found
 
 
-def _at(module: nn.Module, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+def _at(module: nn.Module, name: str, x: Any) -> tuple[Tensor, Tensor]:
     """A layer's input and output when the module runs."""
     found: list[tuple[Tensor, Tensor]] = []
 
@@ -194,7 +195,7 @@ def _data_range(x: Tensor, q: ActivationQuantizer, bits: int, options: PostTrain
 class _Widths:
     """Bits of each weight channel and of each layer's data in a module, and the grids that it has at each."""
 
-    def __init__(self, module: nn.Module, exact: nn.Module, x: Tensor, options: PostTraining) -> None:
+    def __init__(self, module: nn.Module, exact: nn.Module, x: Any, options: PostTraining) -> None:
         self.module, self.options = module, options
         self.weights: dict[str, Tensor] = {}
         self.data: dict[str, int] = {}
@@ -213,7 +214,7 @@ class _Widths:
             self._put_weights(name, layer)
         self._see(x)
 
-    def _see(self, x: Tensor) -> None:
+    def _see(self, x: Any) -> None:
         """Set the range of all data, each with what is before it quantized already."""
 
         def seen(q: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -228,7 +229,7 @@ class _Widths:
             q for _, q in quantizers(self.module) if isinstance(q, ActivationQuantizer) and q.format.range == "learned"
         ]
         with hooked(q.register_forward_pre_hook(seen) for q in own):
-            self.module(x)
+            run(self.module, x)
 
     def _put_weights(self, name: str, layer: Weighted) -> None:
         assert layer.weight_quantizer is not None
@@ -286,10 +287,10 @@ class _Widths:
 # ---- widths for a budget ----------------------------------------------------------------------------------------------
 
 
-def _meet(options: PostTraining, budget: float, widths: _Widths, exact: nn.Module, x: Tensor, work: Work) -> None:
+def _meet(options: PostTraining, budget: float, widths: _Widths, exact: nn.Module, x: Any, work: Work) -> None:
     """Take bits away, in rounds of the cheapest, until the solver counts at most `budget` LUTs."""
     while widths.cost() > budget:
-        steps = _steps(widths, x, exact(x), work.task.kind)
+        steps = _steps(widths, x, run(exact, x), work.task.kind)
         if not steps and not options.strict:
             return
         if not steps:
@@ -323,20 +324,20 @@ def _as_many_as_needed(steps: list[tuple[str, int | None]], budget: float, width
     take(most)
 
 
-def _steps(widths: _Widths, x: Tensor, wanted: Tensor, kind: str) -> list[tuple[str, int | None]]:
+def _steps(widths: _Widths, x: Any, wanted: Tensor, kind: str) -> list[tuple[str, int | None]]:
     """What can lose a bit, the cheapest first.
 
     The price is how much farther the outputs are from the float network's without the bit, and how far they move at all,
     per LUT that is saved. The first alone makes bits look free whose errors happen to cancel with others.
     """
     parts = dict(layers(widths.module))
-    by, now = widths.prices(), widths.module(x)
+    by, now = widths.prices(), run(widths.module, x)
     base = _distance(now, wanted, kind)
     priced: list[tuple[float, tuple[str, int | None]]] = []
     for name, group in widths.lowered():
         before = float(layer_cost(parts[name], by[name]))
         widths.lower(name, group)
-        saved, outputs = before - float(layer_cost(parts[name], by[name])), widths.module(x)
+        saved, outputs = before - float(layer_cost(parts[name], by[name])), run(widths.module, x)
         lost = _distance(outputs, wanted, kind) - base + _distance(outputs, now, kind)
         priced.append((lost / max(saved, 0.1), (name, group)))
         widths.lower(name, group, -1)
@@ -424,7 +425,7 @@ def _channels(layer: Weighted) -> int:
     return layer.weight.shape[layer.channel_axis] * (int(getattr(layer, "groups", 1)) if layer.channel_axis else 1)
 
 
-def _correct(module: nn.Module, exact: nn.Module, name: str, x: Tensor) -> None:
+def _correct(module: nn.Module, exact: nn.Module, name: str, x: Any) -> None:
     """The mean by which a layer's outputs have shifted goes into its bias."""
     layer = module.get_submodule(name)
     assert isinstance(layer, Weighted)

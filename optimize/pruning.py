@@ -25,6 +25,7 @@ from ..hw_targets import load_target
 from ..ir.errors import CompileError
 from .layers import Affine, Mask, Weighted, prepare
 from .pipeline import Work
+from .task import run
 from .train import During
 
 __all__ = [
@@ -100,7 +101,7 @@ def _taylor(work: Work, layers: Weights, events: int) -> dict[str, Tensor]:
     weights: list[Tensor] = [own[name].weight for name in names]
     total = [torch.zeros_like(w) for w in weights]
     for x, y in _some(work, events):
-        loss = work.task.loss_of(module(x), y)
+        loss = work.task.loss_of(run(module, x), y)
         gradients = torch.autograd.grad(loss, weights)
         total = [t + g * len(x) for t, g in zip(total, gradients)]
     return {name: (w.detach() * t).abs() for name, w, t in zip(names, weights, total)}
@@ -123,7 +124,7 @@ def _activation(work: Work, layers: Weights, events: int) -> dict[str, Tensor]:
         own[name].register_forward_pre_hook(see(name, own[name]))
     with torch.no_grad():
         for x, _ in _some(work, events):
-            module(x)
+            run(module, x)
     missing = next((name for name in layers if name not in squares), None)
     if missing is not None:
         raise CompileError(missing, "is not called when the module runs, so that its inputs are not known")
@@ -165,8 +166,8 @@ def _scored(module: nn.Module) -> nn.Module:
     return found
 
 
-def _some(work: Work, events: int) -> list[tuple[Tensor, Tensor]]:
-    task, found, left = work.task, list[tuple[Tensor, Tensor]](), events
+def _some(work: Work, events: int) -> list[tuple[Any, Tensor]]:
+    task, found, left = work.task, list[tuple[Any, Tensor]](), events
     order = None if task.x is None else torch.randperm(task.events, generator=work.generator(2))
     for x, y, _ in task.batches(1024, order):
         found.append((x, y))

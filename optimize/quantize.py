@@ -18,8 +18,9 @@ from .functions import QuantizedFunction, SoftmaxTables
 from .layers import WEIGHTED, Weighted, activation_axis, hooked, in_mode, prepare, quantizers
 from .modules import FUNCTIONS, functions_as_modules, functions_used, without_norms
 from .quantizers import ActivationQuantizer, WeightQuantizer
+from .task import Inputs
 
-__all__ = ["as_inputs", "calibrate", "quantize", "try_on"]
+__all__ = ["as_inputs", "calibrate", "check_module", "quantize", "try_on"]
 
 EXACT = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d,
@@ -52,6 +53,7 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     ``hc.compile(copy, example_inputs=data)`` is exactly what it computes in eval mode.
     Raises `CompileError` for layers that cannot be quantized, for names in `spec.layers` that do not exist, and without data.
     """
+    check_module(module, "quantize")
     spec, inputs = spec or Spec(), as_inputs(data)
     changed = _own_functions(in_parts(copy.deepcopy(module).eval()))
     with _calibrating(changed, "widths"):  # quantizers that are there already
@@ -78,8 +80,35 @@ def quantize(module: nn.Module, spec: Spec | None = None, data: Any = None) -> n
     if spec.output is not None:
         last = ActivationQuantizer(spec.output, shapes[changed][1])
         changed = nn.Sequential(changed, last) if len(inputs) == 1 else _Output(changed, last)
-    calibrate(changed, inputs, widths=True)
+    try:
+        calibrate(changed, inputs, widths=True)
+    except CompileError as e:
+        own = _own_parameters(changed)
+        if not own:
+            raise
+        rule = f"is used by the module's own code, beside sums that are exact in float64 ({e.rule.split(': ', 1)[-1][:120]})"
+        fix = "make it a layer, such as nn.Linear, or use it as p.to(x.dtype); it is not quantized then"
+        raise CompileError(f"parameter {own[0]}", rule, fix) from None
     return changed.train(module.training)
+
+
+def check_module(module: Any, where: str) -> None:
+    """Refuse what is no torch module, and a Keras model, which only looks like one."""
+    if any(c.__module__.split(".")[0] == "keras" for c in type(module).__mro__):
+        raise CompileError(where, "takes a torch module, not a Keras model", "convert it with opt.from_keras(model)")
+    if not isinstance(module, nn.Module):
+        raise CompileError(where, f"takes a torch module, not {type(module).__name__}")
+
+
+def _own_parameters(module: nn.Module) -> list[str]:
+    """Parameters that belong to no layer of torch's or ours."""
+    ours = __name__.split(".")[0]
+    return [
+        f"{name}.{p}".lstrip(".")
+        for name, m in module.named_modules()
+        if type(m).__module__.split(".")[0] not in ("torch", ours)
+        for p, _ in m.named_parameters(recurse=False)
+    ]
 
 
 def _own_functions(module: nn.Module) -> nn.Module:
@@ -121,7 +150,8 @@ def as_inputs(data: Any) -> tuple[Tensor, ...]:
     """Inputs of a module from what a user gives: tensors or arrays of floats, one or several."""
     if data is None:
         raise CompileError("data", "a batch of inputs is needed, for shapes and ranges", "give data=x")
-    given = tuple(data) if isinstance(data, list | tuple) else (data,)
+    several = data.tensors if isinstance(data, Inputs) else data
+    given = tuple(several) if isinstance(several, list | tuple) else (several,)
     try:
         found = tuple(torch.as_tensor(v) for v in given)
     except (TypeError, ValueError, RuntimeError) as e:
@@ -199,7 +229,9 @@ def _check(module: nn.Module, spec: Spec) -> None:
             raise CompileError(name or type(m).__name__, rule, f"use {known}")
     if not weighted:
         raise CompileError(
-            type(module).__name__, "has no layer with weights", "give a module with dense or convolution layers"
+            type(module).__name__,
+            "has no layer with weights",
+            "use layers such as nn.Linear, not functions of parameters",
         )
 
 

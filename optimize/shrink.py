@@ -20,7 +20,9 @@ from .layers import Affine, Weighted, prepare
 from .modules import traced
 from .pipeline import Work
 from .pruning import SCORES, kept_of, scores
+from .quantize import as_inputs
 from .quantizers import Quantizer
+from .task import run
 
 __all__ = ["Shrink"]
 
@@ -127,8 +129,8 @@ class Shrink:
         x = work.task.sample[:2]
         labels = Labels(traced(module, "shrinking"))
         with torch.no_grad():
-            before = module(x).shape
-            labels.run(x[:1])
+            before = run(module, x).shape
+            labels.run(*as_inputs(x[:1]))
         worth = torch.zeros(len(labels.channels.parent))
         for name, value in scores(inner, own, self.score, self.events).items():
             cut = labels.cuts.get(name)
@@ -205,10 +207,10 @@ def _cut_all(labels: Labels, gone: Tensor) -> None:
             cut.module.shapes = left[: len(cut.module.inputs)]
 
 
-def _check_runs(module: nn.Module, x: Tensor, before: torch.Size) -> None:
+def _check_runs(module: nn.Module, x: Any, before: torch.Size) -> None:
     try:
         with torch.no_grad():
-            said, after = "", module(x).shape
+            said, after = "", run(module, x).shape
     except RuntimeError as e:
         said, after = f" ({str(e).splitlines()[0][:90]})", None
     if after != before:

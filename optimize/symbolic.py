@@ -155,9 +155,11 @@ def _known(operators: Sequence[str]) -> Sequence[str]:
 
 
 def flat(where: str, task: Task) -> Tensor:
-    """The training inputs ``[events, features]``. Raises `CompileError` for a loader and for inputs of other shapes."""
-    if task.x is None:
-        raise CompileError(where, "needs the data as arrays, not a loader", "give the task x and y")
+    """The training inputs ``[events, features]``. Raises `CompileError` for a loader, several inputs and other shapes."""
+    if not isinstance(task.x, Tensor):
+        raise CompileError(
+            where, "needs the data as one array, neither a loader nor several inputs", "give the task x and y"
+        )
     if task.x.ndim != 2:
         raise CompileError(where, f"needs events of features, not of shape {list(task.x.shape[1:])}", "flatten them")
     return task.x

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 
-__all__ = ["LOSSES", "Task", "predict"]
+__all__ = ["LOSSES", "Inputs", "Task", "predict", "run"]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
@@ -30,14 +30,32 @@ def _yes_or_no(outputs: Tensor, y: Tensor) -> float:
     return float(((outputs > 0) == (y > 0.5)).float().mean())
 
 
+class Inputs:
+    """Events of a network with several inputs: a tensor for each of them, indexed and parted by events together."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = tuple(tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, events: Any) -> Inputs:
+        return Inputs(t[events] for t in self.tensors)
+
+    def split(self, batch: Any) -> list[Inputs]:
+        """Events in their order, so many at a time."""
+        return [Inputs(parts) for parts in zip(*(t.split(batch) for t in self.tensors), strict=True)]
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """Training and validation data, the loss and the score.
 
-    x: inputs ``[events, ...]``; y: targets ``[events]`` (labels) or ``[events, ...]``. Arrays become tensors. Instead of both,
+    x: inputs ``[events, ...]``, a tuple of them for a network with several inputs; y: targets ``[events]`` (labels) or
+    ``[events, ...]``. Arrays become tensors. Instead of both,
     `loader` gives batches ``(x, y)`` and can be iterated once per epoch (a DataLoader). `validation`: a pair (x, y); by default
     the last tenth of the data is kept for it. `loss`: one of `LOSSES`, or a function of (outputs, y). `score`: a
-    function of (outputs, y), larger is better; by default the accuracy, or minus the loss.
+    function of (outputs, y), larger is better; by default the accuracy, or minus the loss. Several outputs are a tuple.
     """
 
     x: Any = None
@@ -70,19 +88,20 @@ class Task:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _pair(self, where: str, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    def _pair(self, where: str, x: Any, y: Any) -> tuple[Any, Tensor]:
         """Tensors of the types that the loss takes; they must fit each other and be finite."""
         try:
-            inputs, targets = torch.as_tensor(x), torch.as_tensor(y)
+            each, targets = [torch.as_tensor(v) for v in _several(x, y)], torch.as_tensor(y)
         except (TypeError, ValueError, RuntimeError) as e:
             rule = f"x and y must be arrays of numbers: {str(e).splitlines()[0][:100]}"
             raise CompileError(where, rule, "number the classes from 0") from None
-        inputs = inputs.to(torch.float32)
-        if len(inputs) != len(targets) or not len(inputs):
-            rule = f"x and y must have as many events, and some, not {len(inputs)} and {len(targets)}"
+        each = [t.to(torch.float32) for t in each]
+        if any(len(t) != len(targets) for t in each) or not len(targets):
+            rule = f"x and y must have as many events, and some, not {len(each[0])} and {len(targets)}"
             raise CompileError(where, rule)
-        if not bool(inputs.isfinite().all()):
+        if not all(bool(t.isfinite().all()) for t in each):
             raise CompileError(where, "x has values that are not finite", "remove or replace those events")
+        inputs = each[0] if len(each) == 1 else Inputs(each)
         if self.loss == "cross_entropy" and not targets.is_floating_point():
             if targets.ndim != 1:
                 raise CompileError(where, f"labels must be of shape [events], not {list(targets.shape)}")
@@ -112,7 +131,7 @@ class Task:
         return 0 if self.x is None else len(self.x)
 
     @property
-    def sample(self) -> Tensor:
+    def sample(self) -> Any:
         """Some events for shapes and ranges."""
         return self.validation[0][:2048] if self.x is None else self.x[:16384]
 
@@ -133,12 +152,12 @@ class Task:
             return _yes_or_no(outputs.reshape(y.shape), y)
         return -float(self.loss_of(outputs, y))
 
-    def evaluate(self, module: nn.Module, x: Tensor | None = None, y: Tensor | None = None) -> float:
+    def evaluate(self, module: nn.Module, x: Any = None, y: Tensor | None = None) -> float:
         """The score of a module in eval mode, on the validation data unless others are given."""
         events, targets = self.validation if x is None or y is None else (x, y)
         return self.score_of(predict(module, events), targets)
 
-    def batches(self, batch: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def batches(self, batch: int, order: Tensor | None = None) -> Iterator[tuple[Any, Tensor, Tensor | None]]:
         """One epoch of (x, y, index of the events) in the given order; a loader's batches as they come, without index."""
         if self.loader is None:
             order = torch.arange(self.events) if order is None else order
@@ -150,6 +169,9 @@ class Task:
             if not isinstance(given, list | tuple) or len(given) != 2:
                 raise CompileError("loader", "must give pairs (x, y)")
             x, y = self._pair("loader", *given)
+            if _shapes(x) != _shapes(self.validation[0]):
+                rule = f"gives events of shape {_shapes(x)}, and the validation data has {_shapes(self.validation[0])}"
+                raise CompileError("loader", rule)
             count += 1
             yield x, y, None
         if not count:
@@ -159,11 +181,31 @@ class Task:
             )
 
 
-def predict(module: nn.Module, x: Tensor, batch: int = 16384) -> Tensor:
-    """The module's outputs in eval mode."""
+def _several(x: Any, y: Any) -> tuple[Any, ...]:
+    """The inputs of a network: `x`, or what is in it if that are arrays with as many events as y."""
+    if isinstance(x, Inputs):
+        return x.tensors
+    if isinstance(x, list | tuple) and x and len(x) != len(y) and all(hasattr(v, "shape") for v in x):
+        return tuple(x)
+    return (x,)
+
+
+def _shapes(x: Any) -> list[list[int]]:
+    return [list(t.shape[1:]) for t in _several(x, x)]
+
+
+def run(module: nn.Module, x: Any) -> Any:
+    """The module's outputs for a tensor of events, or for `Inputs`."""
+    return module(*x.tensors) if isinstance(x, Inputs) else module(x)
+
+
+def predict(module: nn.Module, x: Any, batch: int = 16384) -> Any:
+    """The module's outputs in eval mode: a tensor, or a tuple where it has several."""
     before = module.training
     module.eval()
     with torch.no_grad():
-        found = torch.cat([module(part) for part in x.split(batch)])
+        found = [run(module, part) for part in x.split(batch)]
     module.train(before)
-    return found
+    if isinstance(found[0], Tensor):
+        return torch.cat(found)
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))

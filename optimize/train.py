@@ -96,10 +96,7 @@ class Train:
 
     def apply(self, work: Work) -> None:
         prepare(work.module)
-        if self.budget is not None and not is_quantized(work.module):
-            raise CompileError(
-                "Train", "a budget needs trained widths, which a float network has not", "put Quantize before"
-            )
+        self._check_priced(work.module)
         state = work.progress or State.fresh(work, self)
         work.progress = state
         for method in self.during if state.epoch == 0 else ():
@@ -121,6 +118,19 @@ class Train:
         settle(work)
         if self.budget is not None and self.strict:
             check_budget(self.budget, work, self.cost)
+
+    def _check_priced(self, module: nn.Module) -> None:
+        """A budget, or a price of widths, moves trained widths alone."""
+        if self.budget is None and not self.beta:
+            return
+        what = "a budget" if self.budget is not None else "beta"
+        if not is_quantized(module):
+            raise CompileError(
+                "Train", f"{what} needs trained widths, which a float network has not", "put Quantize before"
+            )
+        if not self.during and not any(q.format.trained for _, q in quantizers(module)):
+            fix = "quantize with opt.learned(...), or prune with Constrain"
+            raise CompileError("Train", f"{what} needs trained widths, and all of this network's are fixed", fix)
 
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
         """Learning rates of weights and of widths at a step."""
@@ -145,6 +155,7 @@ class State:
     strength: float = 0.0
     start_cost: float | None = None
     share: float = 0.0
+    smallest: float = math.inf
     solved_at: float = 1e-9
     prices: dict[str, Price] = field(default_factory=dict[str, Price])
     optimizer: Any = None
@@ -187,6 +198,8 @@ def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
     if not math.isfinite(state.losses[-1]):
         rule = f"the loss is not finite in epoch {state.epoch}"
         raise CompileError("Train", rule, f"lower the learning rate (lr={options.lr:g}) or look for bad events")
+    if state.prices:
+        _refuse_collapse(options, state, work.module)
     said = f"epoch {state.epoch} of {options.epochs}: loss {state.losses[-1]:.4f}"
     if state.prices and (options.beta > 0 or options.budget is not None or options.frontier):  # else nobody asks
         said += f", {_price(options, state, work, engine):,.0f} {options.cost.upper()}"
@@ -194,7 +207,6 @@ def after_epoch(options: Train, state: State, work: Work, engine: Any) -> None:
         work.say(f"Train: {said}")
     if not state.prices:
         return
-    _refuse_collapse(work.module, state.epoch)
     for _, q in quantizers(work.module):
         if isinstance(q, ActivationQuantizer) and q.tracked and state.epoch < options.epochs:
             q.forget_range()
@@ -209,18 +221,25 @@ def _price(options: Train, state: State, work: Work, engine: Any) -> float:
         state.prices = refit(work.module, state.prices)
         with torch.no_grad():
             cost = state.solved_at = float(resource(work.module, state.prices))
+    state.smallest = min(state.smallest, cost)
     if options.frontier:
         _keep(work, state.epoch, cost, engine.score(work))
     return cost
 
 
-def _refuse_collapse(module: nn.Module, epoch: int) -> None:
+def _refuse_collapse(options: Train, state: State, module: nn.Module) -> None:
+    """A layer without weights or inputs says nothing of the event; with a budget, the smallest network before that is named."""
     for name, layer in layers(module):
         b, c = widths(layer)
         if not bool((b > 0).any()) or not bool((c > 0).any()):
             what = "weights" if not bool((b > 0).any()) else "inputs"
-            rule = f"all its {what} have lost their bits in epoch {epoch}"
-            raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, raise the budget, or train longer")
+            rule = f"all its {what} have lost their bits in epoch {state.epoch}"
+            if options.budget is None:
+                raise CompileError(f"Train, layer {name}", rule, "lower beta or lr_bits, or train longer")
+            if math.isfinite(state.smallest):
+                least = f"{state.smallest:.0f} {options.cost.upper()}"
+                rule += f" on the way to a budget of {options.budget:g}; before, {least} was the smallest"
+            raise CompileError(f"Train, layer {name}", rule, "raise the budget, lower lr_bits, or train longer")
 
 
 def snap(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pruning_networks import data, dense, image, same_as_compiled, work
 from torch import nn
 
 import hwcompile as hc
@@ -22,7 +23,6 @@ from hwcompile.optimize import (
     pruning_trained,
     quantize,
 )
-from hwcompile.optimize.cost import solved
 from hwcompile.optimize.layers import Mask
 from hwcompile.optimize.pruning import (
     DspWords,
@@ -36,32 +36,11 @@ from hwcompile.optimize.pruning import (
     rows,
     scores,
 )  # fmt: skip
-from hwcompile.optimize.pruning_trained import Constrain, TrainMasks
+from hwcompile.optimize.pruning_trained import TrainMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 SLOW = pytest.mark.slow
-
-
-def dense():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3))
-
-
-def image():
-    torch.manual_seed(0)
-    parts = [nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 2), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*parts, nn.Linear(16, 3))
-
-
-def data(shape=(8,), events=600, seed=0):
-    x = np.random.default_rng(seed).normal(size=(events, *shape)).astype(np.float32)
-    y = (x.reshape(events, -1)[:, :2].sum(1) > 0).astype(np.int64) + (x.reshape(events, -1)[:, 2] > 1)
-    return Task(x, y)
-
-
-def work(module, task=None):
-    return Work(module, task or data())
 
 
 def kept(module):
@@ -72,16 +51,6 @@ def zeros(module):
     weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     total = sum(w.numel() for w in weights)
     return 1 - sum(float(k.sum()) for k in kept(module).values()) / total
-
-
-def same_as_compiled(module, x):
-    """What the module computes is what its design computes, bit for bit."""
-    module.eval()
-    with torch.no_grad():
-        wanted = module(x).numpy()
-    np.testing.assert_array_equal(
-        hc.compile(module, example_inputs=x[:4]).predict(x.numpy(), engine="reference"), wanted
-    )
 
 
 # ---- amounts, scores and scopes ---------------------------------------------------------------------------------------
@@ -374,49 +343,6 @@ def test_a_training_of_masks_goes_on_from_a_checkpoint(at, tmp_path, monkeypatch
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values()))
 
 
-@pytest.mark.parametrize(
-    "limit", [{"weights": 100}, {"dsp": 30, "pattern": Multipliers(4)}, {"bram": 40, "pattern": MemoryWords(6, 18, 4)}]
-)
-def test_a_limit_is_met_without_waste(limit):
-    own = work(dense(), data())
-    constrain = Constrain(Train(4, batch=100), **limit)
-    constrain.apply(own)
-    wanted = next(v for k, v in limit.items() if k != "pattern")
-    found = 0
-    for name, m in prepare(own.module):
-        units = constrain.pattern.units(name, m)
-        found += len(units[m.mask.keep > 0].unique())
-    assert found == wanted
-
-
-def test_a_limit_on_luts_is_met_by_the_solvers_count():
-    own = work(dense(), data())
-    Quantize(Spec.uniform(6, 8)).apply(own)
-    before = sum(solved(m) for _, m in prepare(own.module))
-    Constrain(Train(6, batch=100), lut=before / 2).apply(own)
-    after = sum(solved(m) for _, m in prepare(own.module))
-    assert before / 2 * 0.8 < after <= before / 2
-    same_as_compiled(own.module, own.task.x[:200])
-
-
-@pytest.mark.parametrize("pressed", [True, False])
-def test_the_pressure_moves_weights_and_not_only_masks(pressed, monkeypatch):
-    """Units near zero leave the cost under pressure alone, before any mask is fixed; without it they stay."""
-    if not pressed:
-        monkeypatch.setattr(pruning_trained._Limited, "soft", lambda self, values: values)
-    seen = []
-
-    class Watch(During):
-        def epoch(self, work, epoch, total):
-            masks = [(m.mask, m.weight.detach()) for _, m in prepare(work.module)]
-            seen.append(sum(float(mask.cost(w)) for mask, w in masks) / 100 - 1)
-
-    own = work(dense(), data(events=2000))
-    Constrain(Train(12, batch=64, during=(Watch(),)), weights=100, end=1.0).apply(own)
-    assert (seen[-1] < 0.1) == pressed
-    assert sum(int(m.mask.keep.sum()) for _, m in prepare(own.module)) == 100
-
-
 # ---- errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -469,25 +395,6 @@ def test_groups_have_no_folded_memory():
     grouped = work(nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten()), data((2, 4, 4)))
     with pytest.raises(hc.CompileError, match="layer 0: a Conv2d with groups or transposed has another order of"):
         Prune(0.5, pattern=Multipliers(2)).apply(grouped)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({}, r"Constrain: takes one limit of lut, weights, dsp, bram, not none"),
-        ({"lut": 5, "dsp": 3}, r"takes one limit of lut, weights, dsp, bram, not lut and dsp"),
-        ({"weights": -5}, r"Constrain: weights must be positive, not -5"),
-        ({"dsp": 5}, r"dsp counts units of a pattern Multipliers or DspWords, not Unstructured"),
-        ({"weights": 5, "pattern": NofM(2, 4)}, r"n:m sets the amount itself, so no limit can set it; use Prune"),
-        ({"weights": 5, "end": 0}, r"Constrain: end must be a share of the epochs above 0 and up to 1, not 0"),
-        ({"weights": 2}, r"weights 2 cannot be reached: 3 is the smallest that leaves every layer a unit"),
-        ({"dsp": 1, "pattern": Multipliers(4)}, r"dsp 1 cannot be reached: 3 is the smallest that leaves every layer"),
-        ({"lut": 5}, r"layer|Linear: has no widths, since it is not quantized; quantize the module first"),
-    ],
-)
-def test_limits_out_of_reach_name_the_smallest(options, message):
-    with pytest.raises(hc.CompileError, match=message):
-        Constrain(Train(1, batch=300), **options).apply(work(dense()))
 
 
 @pytest.mark.parametrize(

@@ -173,5 +173,5 @@ def test_tasks_that_trees_do_not_learn():
     with pytest.raises(hc.CompileError, match="some class has no event in the training data"):
         fit_trees(some)
     loader = opt.Task(loader=[], validation=(task().x, task().y))
-    with pytest.raises(hc.CompileError, match="Trees: needs the data as arrays, not a loader"):
+    with pytest.raises(hc.CompileError, match="Trees: needs the data as one array, neither a loader"):
         fit_trees(loader)
