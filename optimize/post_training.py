@@ -51,9 +51,9 @@ class PostTraining:
     layer's output is best reconstructed, in `steps` of Adam a layer (AdaRound, Nagel et al., arXiv:2004.10568).
     `bias_correction`: the mean shift of each layer's outputs goes into its bias (Nagel et al., arXiv:1906.04721).
 
-    `budget`: LUTs of all layers by the solver, as `measures` counts them. Widths of weight channels and of each layer's data then
-    go down to `lowest` where the outputs change least per LUT saved, until it is met. `events`: how many training events
-    all of this sees.
+    `budget`: LUTs by the solver, products of data and tables included, as `measures` counts them. Widths of weight channels and of
+    the data of each layer and function then go down to `lowest` where the outputs change least per LUT saved, until it is met.
+    `events`: how many training events all of this sees.
 
     The widths stay trainable, so that `Train` may follow. Raises `CompileError` for a network that is quantized already, and for a
     budget below what `lowest` bits cost, with that cost, unless `strict` is off.
@@ -193,7 +193,10 @@ def _data_range(x: Tensor, q: ActivationQuantizer, bits: int, options: PostTrain
 
 
 class _Widths:
-    """Bits of each weight channel and of each layer's data in a module, and the grids that it has at each."""
+    """Bits of each weight channel, and of the data of each layer and function, in a module; and the grids that it has at each.
+
+    `data` is by the name of what quantizes: a layer, or a quantizer beside a function of data.
+    """
 
     def __init__(self, module: nn.Module, exact: nn.Module, x: Any, options: PostTraining) -> None:
         self.module, self.options = module, options
@@ -213,6 +216,9 @@ class _Widths:
             self.data[name] = options.data_bits
             self._put_weights(name, layer)
         self._see(x)
+        of_layers = {layer.input_quantizer for _, layer in layers(module)}
+        beside = {name: q for name, q in quantizers(module) if q in self._ranges and q not in of_layers}
+        self.data |= dict.fromkeys(beside, options.data_bits)
 
     def _see(self, x: Any) -> None:
         """Set the range of all data, each with what is before it quantized already."""
@@ -241,18 +247,18 @@ class _Widths:
         layer.weight.copy_(n * exp2(-fraction))
 
     def put(self, name: str) -> None:
-        """Make the layer compute with the widths as they are."""
-        layer = self.module.get_submodule(name)
-        assert isinstance(layer, Weighted)
-        self._put_weights(name, layer)
-        q, bits = layer.input_quantizer, self.data[name]
-        assert q is not None
+        """Make the layer, or the quantizer beside a function, compute with the widths as they are."""
+        part, bits = self.module.get_submodule(name), self.data[name]
+        if isinstance(part, Weighted):
+            self._put_weights(name, part)
+        q = part.input_quantizer if isinstance(part, Weighted) else part
+        assert isinstance(q, ActivationQuantizer)
         q.format = replace(q.format, bits=bits)
         q.integer.fill_(self._ranges[q][bits])
         self._costs.pop(name, None)
 
     def lower(self, name: str, group: int | None, by: int = 1) -> None:
-        """A weight channel, or the layer's data, by a bit."""
+        """A weight channel, or the data, by a bit."""
         if group is None:
             self.data[name] -= by
         else:
@@ -276,6 +282,11 @@ class _Widths:
         if name not in self._costs:
             self._costs[name] = solved(layer)
         return self._costs[name]
+
+    def price(self, name: str, by: dict[str, Price]) -> float:
+        """What the layer costs at its price; of the data of functions, what all functions cost."""
+        part = self.module.get_submodule(name)
+        return float(layer_cost(part, by[name])) if isinstance(part, Weighted) else total(self.module, lambda *_: 0.0)
 
     def prices(self) -> dict[str, Price]:
         """What a bit costs in each layer, so that the layer costs what the solver says."""
@@ -330,14 +341,13 @@ def _steps(widths: _Widths, x: Any, wanted: Tensor, kind: str) -> list[tuple[str
     The price is how much farther the outputs are from the float network's without the bit, and how far they move at all,
     per LUT that is saved. The first alone makes bits look free whose errors happen to cancel with others.
     """
-    parts = dict(layers(widths.module))
     by, now = widths.prices(), run(widths.module, x)
     base = _distance(now, wanted, kind)
     priced: list[tuple[float, tuple[str, int | None]]] = []
     for name, group in widths.lowered():
-        before = float(layer_cost(parts[name], by[name]))
+        before = widths.price(name, by)
         widths.lower(name, group)
-        saved, outputs = before - float(layer_cost(parts[name], by[name])), run(widths.module, x)
+        saved, outputs = before - widths.price(name, by), run(widths.module, x)
         lost = _distance(outputs, wanted, kind) - base + _distance(outputs, now, kind)
         priced.append((lost / max(saved, 0.1), (name, group)))
         widths.lower(name, group, -1)

@@ -8,7 +8,7 @@ from torch import nn
 
 import hwcompile as hc
 from hwcompile import optimize as opt
-from hwcompile.optimize.cost import solved
+from hwcompile.optimize.cost import solved, total
 from hwcompile.optimize.layers import Mask
 from hwcompile.optimize.post_training import PostTraining
 
@@ -112,6 +112,16 @@ def test_a_budget_is_met_with_fewer_bits_where_they_matter_least(name):
     while lut(uniform := quantized(module, x, bits=bits)) > budget:
         bits -= 1
     assert error(found, module, x) < 1.5 * error(uniform, module, x)
+
+
+def test_a_budget_takes_bits_from_products_and_tables_too():
+    module, x = network("attention", 0)
+    full, least = (quantized(module, x, bits=bits, rounding="nearest") for bits in (5, 4))
+    of_layers_alone = lut(least) + total(full, lambda *_: 0.0)
+    budget = (of_layers_alone + total(least)) / 2
+    found = quantized(module, x, bits=5, lowest=4, rounding="nearest", budget=budget)
+    assert total(found) <= budget < of_layers_alone
+    assert_exact(found, x)
 
 
 def test_a_budget_out_of_reach_names_the_smallest_that_is_not():

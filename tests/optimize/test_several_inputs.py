@@ -86,7 +86,9 @@ def test_several_outputs_are_a_tuple_for_loss_and_score():
         return float((outputs[0].argmax(1) == y).float().mean())
 
     task = opt.Task((x, z), y, loss=loss, score=score)
-    result = opt.Pipeline([opt.Train(10, batch=50, lr=0.02), opt.Quantize(), opt.Train(2, batch=50)]).run(TwoInputs(energy=True), task)
+    result = opt.Pipeline([opt.Train(10, batch=50, lr=0.02), opt.Quantize(), opt.Train(2, batch=50)]).run(
+        TwoInputs(energy=True), task
+    )
     assert result.records[-1].measures["score"] > 0.75
     same_as_compiled(result.module, x, z)
 
