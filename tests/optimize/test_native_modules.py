@@ -1,5 +1,8 @@
 """Modules whose training steps are generated train as torch trains them; of the others it is said why not."""
 
+import copy
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +173,25 @@ def test_generated_gradients_are_those_of_the_module(name):
     assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-6)
     for key, gradient in grads[0].items():
         assert torch.allclose(gradient, grads[1][key], rtol=1e-4, atol=1e-5), key
+
+
+def test_a_generated_module_can_be_copied_saved_and_compiled():
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 6), torch.arange(200) % 2
+    module = opt.quantize(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), None, x)
+    made = opt.generated(module, opt.prices(module))
+    made.beta = 0.5
+    stream = io.BytesIO()
+    torch.save(made, stream)
+    stream.seek(0)
+    for again in (copy.deepcopy(made), torch.load(stream, weights_only=False)):
+        assert torch.equal(again(x), made(x))
+        assert (again.beta, again.prices, again.training) == (0.5, made.prices, made.training)
+        assert all(a is not b for a, b in zip(again.parameters(), made.parameters(), strict=True))
+    trained = opt.Pipeline([opt.Train(1)]).run(made, opt.Task(x, y)).module
+    assert hc.compile(trained, example_inputs=x, backends="cpu").verify(x.numpy()).ok
+    found = hc.compile(made, example_inputs=x, backends="cpu").predict(x.numpy())
+    np.testing.assert_array_equal(found, made.eval()(x).detach().numpy())
 
 
 def test_the_program_of_a_module():

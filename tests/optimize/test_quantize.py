@@ -231,6 +231,17 @@ class Twisted(nn.Module):
         return nn.functional.linear(x, self.layer.weight)
 
 
+class Mixing(nn.Module):
+    """Mixes with a parameter of its own, which is no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mix, self.b = nn.Linear(6, 4), nn.Parameter(torch.ones(4, 3)), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)) @ self.mix)
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -260,6 +271,8 @@ class Branching(nn.Module):
         ),
         (nn.ReLU(), {}, "has no layer with weights"),
         (Twisted(), {}, "layer: is not called as a layer when the module runs"),
+        (Mixing(), {}, "parameter mix: is used by the module's own code.*make it a layer, such as nn.Linear"),
+        ("model.keras", {}, "quantize: takes a torch module, not str"),
         (Branching(), {}, "needs a forward that torch.fx can trace"),
         (nn.Linear(6, 2), {"spec": opt.Spec(layers={"fc": opt.Spec()})}, "no layer with quantizers is called 'fc'"),
         (

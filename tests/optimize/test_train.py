@@ -215,6 +215,21 @@ def bad_loader():
             "Train, layer .* have lost their bits in epoch",
         ),
         (
+            [opt.Quantize(), opt.Train(60, lr_bits=1.0, budget=0.1)],
+            task,
+            r"on the way to a budget of 0.1; before, \d+ LUT was the smallest; raise the budget, lower lr_bits",
+        ),
+        (
+            [opt.Quantize(opt.Spec.uniform(6)), opt.Train(2, budget=10)],
+            task,
+            "a budget needs trained widths, and all of this network's are fixed; quantize with opt.learned",
+        ),
+        (
+            [opt.Train(2, beta=0.1)],
+            task,
+            "beta needs trained widths, which a float network has not; put Quantize before",
+        ),
+        (
             [opt.Quantize(), opt.Train(2, budget=10)],
             task,
             r"\(after Quantize\): the budget of 10 LUT was not reached: \d+ is",
