@@ -1,10 +1,10 @@
 """The search, random search and an HGQ2 sweep at equal time: search.py DATA.npz FOLDER MINUTES [--seeds 0 1 2] [--only random].
 
 Each on one core: `hc.search` over all methods, with trainings beyond the full length; the same space drawn at random with every
-network trained in full from its float base; and HGQ2's rising beta costed by alkaid (in .venv-peers). Networks are chosen on
-validation events; accuracies on others are the test. The hypervolume is that of accuracy from 0.65 to 0.75 and of LUTs from 100
-to 40,000 on a logarithmic scale, as a share of this box. Called again with more minutes, both searches go on where they stopped.
-What is measured is kept in FOLDER, a file for each row and seed; the table is of all that are there.
+network trained in full from its float base; and HGQ2's rising beta (in .venv-peers), its checkpoints compiled and counted as ours.
+Networks are chosen on validation events; accuracies on others are the test. The hypervolume is that of accuracy from 0.65 to 0.75
+and of LUTs from 100 to 40,000 on a logarithmic scale, as a share of this box. Called again with more minutes, both searches go on
+where they stopped. What is measured is kept in FOLDER, a file for each row and seed; the table is of all that are there.
 """
 
 from __future__ import annotations

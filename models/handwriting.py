@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import optimize as opt
+from ..ir.errors import CompileError
 from .data import digits
 from .data.dataset import DataSet, Split
 from .figures import classification
@@ -28,6 +29,10 @@ class DigitsCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.unsqueeze(1))
+
+
+def _generate(events: int, seed: int) -> DataSet:
+    raise CompileError("option --events", f"there are only scikit-learn's digits, not {events}", "leave it out")
 
 
 def _inputs(train: DataSet) -> Inputs:
@@ -50,7 +55,7 @@ MODELS = (
         shape=(8, 8),
         references=("UCI optical recognition of handwritten digits",),
         sample=digits,
-        generate=lambda events, seed: digits(),
+        generate=_generate,
         inputs=_inputs,
         network=DigitsCNN,
         task=_task,

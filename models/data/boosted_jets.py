@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...hw_targets import process
 from ...ir.errors import CompileError
-from .dataset import DataSet, check_count, read
+from .dataset import DataSet, check_count, kept
 from .detector import Detector, Particles, detect
 from .hard_process import PROCESSES, pythia, write_hard_process
 from .substructure import FEATURES, delta_phi, features
@@ -132,16 +129,9 @@ def _run(work: list[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, DataS
 
 def _block(label: int, index: int, n: int, seed: int, options: Jets, versions: dict[str, str]) -> DataSet:
     """Block `index` of a class, from the cache or generated."""
-    key = json.dumps([label, index, n, seed, dataclasses.asdict(options), versions], sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    path = process.cache_folder("data") / "jets" / digest[:2] / f"{digest}.npz"
-    try:
-        return read(path)
-    except CompileError:  # not there yet, or damaged
-        arrays = _generate(label, n, np.random.SeedSequence([seed, label, index]), options)
-    block = _described(arrays, seed, options, versions)
-    process.write_atomic(path, block.packed())
-    return block
+    seeds = np.random.SeedSequence([seed, label, index])
+    key = [label, index, n, seed, dataclasses.asdict(options), versions]
+    return kept("jets", key, lambda: _described(_generate(label, n, seeds, options), seed, options, versions))
 
 
 def _generate(label: int, n: int, seeds: np.random.SeedSequence, options: Jets) -> dict[str, NDArray[Any]]:

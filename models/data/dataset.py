@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...hw_targets import process
 from ...ir.errors import CompileError
 
-__all__ = ["DataSet", "Split", "Standardisation", "read"]
+__all__ = ["DataSet", "Split", "Standardisation", "kept", "read"]
 
 _ABOUT = "about"
 """The entry of a file that holds everything but the arrays, as JSON in bytes."""
@@ -69,6 +69,10 @@ class DataSet:
             raise CompileError(f"data {self.name}", f"all arrays must have one row for each event, not {lengths}")
         for name in (self.inputs, self.target):
             self._known(name)
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in self.arrays.items())
+        return f"DataSet({self.name}: {arrays})"
 
     def _known(self, name: str) -> None:
         if name not in self.arrays:
@@ -156,6 +160,18 @@ class DataSet:
         if not process.write_atomic(Path(path), self.packed()):
             raise CompileError(str(path), "cannot be written", "check the folder, its permissions and the space left")
         Path(path).chmod(0o644)  # the temporary file it was is for the user alone
+
+
+def kept(name: str, key: Sequence[Any], make: Callable[[], DataSet]) -> DataSet:
+    """A data set from the user's cache, or made and put there; `key`: all that it depends on, the version of what makes it too."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = process.cache_folder("data") / name / digest[:2] / f"{digest}.npz"
+    try:
+        return read(path)
+    except CompileError:  # not there yet, or damaged
+        made = make()
+    process.write_atomic(path, made.packed())
+    return made
 
 
 def read(path: str | Path) -> DataSet:

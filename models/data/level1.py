@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...ir.errors import CompileError
 from . import kinematics as kin
-from .dataset import DataSet, check_count
+from .dataset import DataSet, check_count, kept
 
 __all__ = ["BACKGROUNDS", "KINDS", "SIGNALS", "TriggerObjects", "trigger_objects"]
 
@@ -35,6 +35,12 @@ BOTTOM_GEV = 4.8
 
 Part = tuple[str, Floats, NDArray[np.bool_]]
 """Particles of one kind, a momentum for each event, and in which events they are there."""
+
+GENERATOR_VERSION = 1
+"""Part of the cache's key: raise it with every change of what this module generates."""
+
+KEPT_FROM = 10_000
+"""So many events take longer to make than to read."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def trigger_objects(
     Arrays: `x` float32 ``[events, 19, 3]``: pT in GeV, eta, phi of MET (eta 0), 4 electrons, 4 muons and 10 jets, each by
     falling pT and zero padded; `label` (0 background, 1, ... the signals in this order); `process`, the index in
     `made_with["processes"]`. The format is that of Govorkova et al., Sci. Data 9 (2022) 118, arXiv:2107.02157; the events
-    are simple decays and smearing, see docs/data.md.
+    are simple decays and smearing, see docs/data.md. Many events are kept in the user's cache.
     """
     check_count("data trigger_objects", "the number of events", n)
     check_count("data trigger_objects", "seed", seed, 0)
@@ -89,6 +95,13 @@ def trigger_objects(
             "data trigger_objects", f"signal '{unknown[0]}' is not known", f"known: {', '.join(SIGNALS)}"
         )
     options = options or TriggerObjects()
+    if n < KEPT_FROM:
+        return _generate(n, each, seed, signals, options)
+    key = [GENERATOR_VERSION, np.__version__, n, each, seed, list(signals), dataclasses.asdict(options)]
+    return kept("trigger_objects", key, lambda: _generate(n, each, seed, signals, options))
+
+
+def _generate(n: int, each: int, seed: int, signals: Sequence[str], options: TriggerObjects) -> DataSet:
     names, shares = list(options.background), np.array(list(options.background.values()))
     counts = np.random.default_rng([seed, 0]).multinomial(n, shares / shares.sum())
     wanted = [*zip(names, counts.tolist()), *((name, each) for name in signals)]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.errors import CompileError
-from .dataset import DataSet, check_count
+from .dataset import DataSet, check_count, kept
 
 __all__ = ["CLASSES", "SmartPixels", "charge_levels", "smart_pixels"]
 
@@ -39,6 +39,12 @@ DEPTH_SLICES, DELTA_RAY_STEPS, CLUSTERS_PER_CHUNK = 50, 20, 2000
 IMPACT_PIXELS = 1.5  # the hit lies within so many pixels of the matrix's centre
 
 Floats = NDArray[np.float64]
+
+GENERATOR_VERSION = 1
+"""Part of the cache's key: raise it with every change of what this module generates."""
+
+KEPT_FROM = 10_000
+"""So many events take longer to make than to read."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,20 @@ def smart_pixels(
     Arrays: `x` ``[n, 14]``, the inputs of the filter networks: the charge summed over each of the 13 rows, in ADC counts,
     and y0 in mm; `charge` uint8 ``[n, 2, 13, 21]`` in ADC counts (collected by `early_ns`, in total); the truth `pt_gev`
     (signed by charge), `x_um`, `y_um` (at mid-plane from the matrix's centre, the mean Lorentz shift removed), `cot_alpha`,
-    `cot_beta`; `physical` (1: of the soft spectrum); `label`. `progress` is called with (clusters done, all).
+    `cot_beta`; `physical` (1: of the soft spectrum); `label`. `progress` is called with (clusters done, all). Many clusters
+    are kept in the user's cache.
     """
     check_count("data smart_pixels", "the number of clusters", n)
     check_count("data smart_pixels", "seed", seed, 0)
-    options, rng, drift = options or SmartPixels(), np.random.default_rng(seed), _drift()
+    options = options or SmartPixels()
+    if n < KEPT_FROM:
+        return _generate(n, seed, options, progress)
+    key = [GENERATOR_VERSION, np.__version__, n, seed, dataclasses.asdict(options)]
+    return kept("smart_pixels", key, lambda: _generate(n, seed, options, progress))
+
+
+def _generate(n: int, seed: int, options: SmartPixels, progress: Callable[[int, int], None] | None) -> DataSet:
+    rng, drift = np.random.default_rng(seed), _drift()
     chunks: list[dict[str, NDArray[Any]]] = []
     done = 0
     while done < n:

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 import hwcompile as hc
 from hwcompile.frontends.data import read_events
 from hwcompile.models import data
+from hwcompile.models.data import level1, pixel_clusters
 from hwcompile.models.data.commands import data_command
 
 
@@ -21,6 +22,10 @@ def test_public_names():
     assert sorted(n for names in data._HOMES.values() for n in names) == sorted(data.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         data.nothing  # noqa: B018
+
+
+def test_what_a_notebook_prints_is_a_line():
+    assert repr(small()) == "DataSet(small: x float64 [100, 4], label int64 [100])"
 
 
 def test_split_is_a_partition_that_the_seed_decides():
@@ -152,3 +157,20 @@ def test_command_wants_equal_classes(tmp_path):
     done = CliRunner().invoke(data_command, ["jets", "--events", "12", "--out", str(tmp_path / "d.npz")])
     assert isinstance(done.exception, hc.CompileError)
     assert "multiple of 5" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: data.smart_pixels(n, 3), lambda n: data.trigger_objects(n, 3, ("a_to_4l",))]
+)
+def test_large_sets_are_kept(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (level1, pixel_clusters):
+        monkeypatch.setattr(module, "KEPT_FROM", 200)
+    first = make(200)
+    (file,) = tmp_path.rglob("*.npz")
+    for module in (level1, pixel_clusters):
+        monkeypatch.setattr(module, "_generate", None)
+    assert make(200).digest == first.digest
+    file.write_bytes(b"damaged")
+    with pytest.raises(TypeError):  # it would be made anew
+        make(200)

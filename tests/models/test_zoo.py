@@ -172,6 +172,7 @@ def test_outputs_from_outside_are_judged_like_the_modules():
     [
         (lambda: models.get("resnet"), "'resnet' is not in the zoo; known: jet_mlp, "),
         (lambda: models.run("digits", data.digits(), events=5), "data are given, or generated"),
+        (lambda: models.run("digits", events=500), "option --events: there are only scikit-learn's digits, not 500"),
         (lambda: models.run("digits", effort=0), "effort: must be positive, not 0"),
         (lambda: models.run("jet_mlp", data.digits()), "must be of shape [16], not [8, 8]"),
         (lambda: models.run("jet_deepsets", data.digits()), "there is no array 'constituents'"),
