@@ -96,7 +96,7 @@ class Train:
 
     def apply(self, work: Work) -> None:
         prepare(work.module)
-        self._check_priced(work.module)
+        self._check_priced(work)
         state = work.progress or State.fresh(work, self)
         work.progress = state
         for method in self.during if state.epoch == 0 else ():
@@ -119,18 +119,16 @@ class Train:
         if self.budget is not None and self.strict:
             check_budget(self.budget, work, self.cost)
 
-    def _check_priced(self, module: nn.Module) -> None:
-        """A budget, or a price of widths, moves trained widths alone."""
-        if self.budget is None and not self.beta:
+    def _check_priced(self, work: Work) -> None:
+        """A budget, and a price of widths, move trained widths alone."""
+        trained = any(q.format.trained for _, q in quantizers(work.module))
+        if self.beta and not trained:
+            work.say("Train: beta has no effect, since no width is trained")
+        if self.budget is None or trained or (self.during and is_quantized(work.module)):
             return
-        what = "a budget" if self.budget is not None else "beta"
-        if not is_quantized(module):
-            raise CompileError(
-                "Train", f"{what} needs trained widths, which a float network has not", "put Quantize before"
-            )
-        if not self.during and not any(q.format.trained for _, q in quantizers(module)):
-            fix = "quantize with opt.learned(...), or prune with Constrain"
-            raise CompileError("Train", f"{what} needs trained widths, and all of this network's are fixed", fix)
+        kind = "all of this network's are fixed" if is_quantized(work.module) else "a float network has none"
+        fix = "put Quantize with opt.learned(...) before, or prune with Constrain"
+        raise CompileError("Train", f"a budget needs trained widths, and {kind}", fix)
 
     def rates(self, epoch: int, step: int, steps: int) -> tuple[float, float]:
         """Learning rates of weights and of widths at a step."""

@@ -222,13 +222,9 @@ def bad_loader():
         (
             [opt.Quantize(opt.Spec.uniform(6)), opt.Train(2, budget=10)],
             task,
-            "a budget needs trained widths, and all of this network's are fixed; quantize with opt.learned",
+            "a budget needs trained widths, and all of this network's are fixed; put Quantize with opt.learned",
         ),
-        (
-            [opt.Train(2, beta=0.1)],
-            task,
-            "beta needs trained widths, which a float network has not; put Quantize before",
-        ),
+        ([opt.Train(2, budget=100)], task, "a budget needs trained widths, and a float network has none; put Quantize"),
         (
             [opt.Quantize(), opt.Train(2, budget=10)],
             task,
