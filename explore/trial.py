@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
+from ..codegen.choose import Goal
+from ..ir.errors import CompileError
 from ..lineage import Step, Store
 
 __all__ = ["Past", "Step", "Trained", "Trial"]
@@ -71,3 +73,9 @@ class Trained:
     more: Sequence[Trained] = ()
     final: bool = False
     goal: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = [f.name for f in fields(Goal)]
+        unknown = next((k for k in self.goal if k not in known), None)
+        if unknown is not None:
+            raise CompileError("goal", f"key '{unknown}' is not known", f"known: {', '.join(known)}")

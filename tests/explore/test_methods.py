@@ -1,16 +1,20 @@
 """Every method as a trial on a small task: what is trained is what is compiled, and the same trial gives the same network."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import optuna
 import pytest
+import torch
 
 import hwcompile as hc
 from hwcompile import optimize as opt
-from hwcompile.explore import Choice, Trial
-from hwcompile.explore.methods import METHODS, Methods, dense
+from hwcompile.explore import Choice, Trained, Trial
+from hwcompile.explore.measure import measured
+from hwcompile.explore.methods import FURTHER, METHODS, Methods, dense
+from hwcompile.explore.methods_trial import Setting, recorded
 from hwcompile.explore.space import checked, draw
 from hwcompile.lineage import Store
 
@@ -26,11 +30,11 @@ def params(methods, name, seed=0):
     return {"method": name, **draw(methods.space["method"].options[name], study.ask())}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *FURTHER])
 def test_a_trial_is_exact_and_deterministic(name):
     methods = Methods(
         TASK, network=dense(4, 3), architecture={"hidden": Choice([8], [8, 4])}, epochs=4, batch=128, luts=(400, 2000),
-        test=(X[:300], Y[:300]),
+        test=(X[:300], Y[:300]), methods=[name], ii=(4,) if name == "patterned" else (1,),
     )  # fmt: skip
     checked(methods.space)
     chosen = params(methods, name)
@@ -42,7 +46,7 @@ def test_a_trial_is_exact_and_deterministic(name):
     assert first.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-7)
     assert first.metrics == second.metrics
     assert str(hc.compile(second.model, backends=("cpu",), **given).graph) == str(design.graph)
-    assert set(first.metrics) == {"accuracy", "test"}
+    assert set(first.metrics) == {"accuracy", "score", "test"}
     assert first.final == (name in ("trees", "post_training"))  # more effort makes the same
 
 
@@ -85,6 +89,47 @@ def test_it_begins_with_a_falling_budget_whose_stages_are_all_kept(found):
     assert costs[-1] > 3 * costs[0]
 
 
+def passes_of(steps):
+    """The passes that some steps record; those of a teacher left out."""
+    return [rebuilt({"type": step.name, **step.parameters}) for step in steps]
+
+
+def rebuilt(value):
+    if isinstance(value, dict) and "type" in value:
+        kind = {**vars(opt), "Unstructured": opt.Unstructured}[value["type"]]
+        return kind(**{k: rebuilt(v) for k, v in value.items() if k in kind.__dataclass_fields__})
+    if isinstance(value, list):
+        return tuple(rebuilt(v) for v in value)
+    return value
+
+
+LEARNED = {"luts": 300.0, "stages": 2, "weight_bits": 6, "data_bits": 6, "lr": 0.003, "lr_bits": 0.02, "distill": 0.0}
+PRUNED = {"amount": 0.5, "criterion": "magnitude", "bits": 5, "data_bits": 6, "lr": 0.003}
+
+
+@pytest.mark.parametrize("name", ["learned", "pruned"])
+def test_a_recipe_repeats_the_training(name):
+    methods = Methods(TASK, dense(4, 3), {"hidden": [8]}, epochs=4, batch=128, methods=[name])
+    chosen = {"method": name, "hidden": [8], **(LEARNED if name == "learned" else PRUNED)}
+    made = methods(Trial(0, chosen, seed=3))
+    (base,) = made.start.steps
+    assert json.loads(json.dumps(recorded(made.steps))) == recorded(made.steps)  # all of it as JSON holds it
+    torch.manual_seed(base.parameters["initial_seed"])
+    network = dense(4, 3)(base.parameters["architecture"])
+    floats = opt.Pipeline(passes_of([base])).run(network, TASK, base.parameters["seed"]).module
+    again = opt.Pipeline(passes_of(made.steps)).run(floats, TASK, 3).module
+    for a, b in zip(made.model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_a_student_learned_from_is_recorded():
+    methods = Methods(TASK, architecture={"hidden": [8]}, epochs=2, batch=128, methods=["distilled"])
+    chosen = {"method": "distilled", "hidden": [8], "distill": 0.5, "bits": 5, "data_bits": 6, "lr": 0.003}
+    made = methods(Trial(0, chosen, seed=3))
+    assert [s.name for s in made.steps] == ["Quantize", "Distill", "Train"]
+    assert made.steps[1].parameters["teacher"] == made.start.base_key
+
+
 def test_reuse_is_searched_beside_the_rest(tmp_path):
     methods = Methods(
         TASK, network=dense(4, 3), architecture={"hidden": [8]}, epochs=2, batch=256, methods=("uniform",), ii=(1, 4)
@@ -115,13 +160,71 @@ def test_a_pass_that_comes_twice_is_recorded_twice(tmp_path):
     assert list(step.parameters) == ["1 Shrink", "2 Train", "3 Quantize", "4 Train"]
 
 
-def test_methods_and_networks_without_a_meaning_are_refused():
-    with pytest.raises(hc.CompileError, match="must be some of learned, uniform"):
-        Methods(TASK, methods=("magic",))
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"methods": ["magic"]}, "must be some of learned, uniform, .*distilled, not magic"),
+        ({"methods": []}, "must be some of .*, not none"),
+        ({"methods": "trees"}, "methods must be a list of names, not 'trees'"),
+        ({"epochs": 0}, "epochs must be a whole number, 1 or more, not 0"),
+        ({"epochs": "x"}, "epochs must be a whole number, 1 or more, not 'x'"),
+        ({"epochs": 1.5}, "epochs must be a whole number"),
+        ({"batch": -3}, "batch must be a whole number, 1 or more, not -3"),
+        ({"luts": 300}, "luts must be two positive numbers, the lower one first, not 300"),
+        ({"luts": (0, 100)}, "luts must be two positive numbers"),
+        ({"luts": (300, 100)}, "luts must be two positive numbers"),
+        ({"ii": 4}, "ii must be a list of whole numbers, each 1 or more, not 4"),
+        ({"ii": (0,)}, "ii must be a list of whole numbers"),
+        ({"warm": "no"}, "warm must be True or False, not 'no'"),
+        ({"target": "none"}, "none"),
+        ({"clock_ns": -1}, "clock_ns must be a positive number, not -1"),
+        ({"test": X}, r"test must be a pair \(x, y\), not ndarray"),
+        ({"architecture": {"width": 3}}, "architecture must have 'hidden'"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options, says):
+    with pytest.raises(hc.CompileError, match=says):
+        Methods(TASK, **options)
+
+
+def test_methods_that_cannot_take_the_data_are_left_out_and_refused_by_name():
+    images = opt.Task(X.reshape(-1, 2, 2), Y)
     with pytest.raises(hc.CompileError, match=r"need a network for inputs \[2, 2\]"):
-        Methods(opt.Task(X.reshape(-1, 2, 2), Y))
-    with pytest.raises(hc.CompileError, match="epochs must be 1 or more"):
-        Methods(TASK, epochs=0)
+        Methods(images)
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    by_default = Methods(images, network=lambda _: flat).chosen
+    assert set(METHODS) - set(by_default) == {"trees", "formulas"}
+    with pytest.raises(hc.CompileError, match=r"'trees' takes events of features, not of shape \[2, 2\]; leave it out"):
+        Methods(images, network=lambda _: flat, methods=["learned", "trees"])
+    own = opt.Task(X, Y, loss=torch.nn.functional.cross_entropy)
+    assert "trees" not in Methods(own).chosen
+    with pytest.raises(
+        hc.CompileError, match=r"'patterned' takes whole multipliers .* needs reuse, such as ii=\(1, 8\)"
+    ):
+        Methods(TASK, methods=["patterned"])
+    assert Methods(TASK).chosen == tuple(METHODS)
+
+
+def test_a_goal_that_is_none_is_refused():
+    with pytest.raises(hc.CompileError, match="goal: key 'io' is not known; known: latency_ns, ii, max_lut"):
+        Trained(None, goal={"io": "stream"})
+
+
+def test_trees_are_priced_as_the_networks_beside_them():
+    reused = Methods(TASK, methods=("trees", "formulas", "uniform"), ii=(1, 8))
+    assert Setting(reused, Trial(0, {"method": "trees"}, 0)).goal == {"ii": 1}
+    assert Setting(reused, Trial(0, {"method": "uniform", "ii": 8}, 0)).goal == {"ii": 8}
+    assert not Setting(Methods(TASK), Trial(0, {"method": "trees"}, 0)).goal
+    small = {"method": "trees", "depth": 2, "rounds": 1, "rate": 0.5, "bits": 4, "leaf_bits": 4}
+    forest = reused(Trial(0, small, 0))
+    assert "ii" in measured(forest, "vu9p", None).values  # of the HLS schedule
+
+
+def test_a_regression_has_its_score_by_a_name_that_fits():
+    task = opt.Task(X, X[:, 0] * X[:, 1], loss="mse")
+    methods = Methods(task, architecture={"hidden": [4]}, epochs=2, batch=256, methods=["uniform"])
+    made = methods(Trial(0, {"method": "uniform", "hidden": [4], "bits": 6, "data_bits": 6, "lr": 0.01}, 0))
+    assert made.metrics["score"] == made.metrics["accuracy"] < 0
 
 
 def test_learned_widths_of_one_architecture_train_as_one_program():
@@ -142,6 +245,8 @@ def test_learned_widths_of_one_architecture_train_as_one_program():
     together = methods.many(trials)
     assert methods.group(trials[0].params) == methods.group(trials[1].params)
     assert [t.method for t in together] == ["learned", "learned"]
+    assert [s.name for s in together[1].steps] == ["Quantize", "Train", "Train"]
+    assert [s.parameters.get("seed") for s in together[1].steps] == [None, 0, 0]  # that of the program
     costs = [opt.measures(t.model, TASK)["lut"] for t in together]
     assert costs[0] < costs[1]
 
