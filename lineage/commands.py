@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import click
 
 from ..hw_targets.process import write_atomic
 from ..ir.errors import CompileError
+from .compare import flat
 from .records import State
 from .store import Store
 
@@ -71,7 +73,7 @@ def show(store: Store, state: str) -> None:
     }  # fmt: skip
     fields |= {f"properties.{name}": value for name, value in s.properties.items()}
     if s.step:
-        fields |= {"step": s.step.name} | {f"parameters.{name}": value for name, value in s.step.parameters.items()}
+        fields |= {"step": s.step.name} | flat("parameters", s.step.parameters)
         fields |= {"seed": s.step.seed, "code version": s.step.code_version, "data digest": s.step.data_digest}
     fields |= {name: f"{value:g}" for name, value in s.metrics.items()}
     _print_rows([(name, str(value)) for name, value in fields.items() if value not in ("", None)])
@@ -93,9 +95,26 @@ def path(store: Store, state: str) -> None:
 
 @_command()
 @click.argument("state", metavar="ID")
+def parents(store: Store, state: str) -> None:
+    """List the states that this one was made from."""
+    _print_states(store.parents(state))
+
+
+@_command()
+@click.argument("state", metavar="ID")
 def children(store: Store, state: str) -> None:
     """List the states that were made from this one."""
     _print_states(store.children(state))
+
+
+@_command()
+@click.argument("state", metavar="ID")
+def report(store: Store, state: str) -> None:
+    """Print the report of a state as JSON, as "hwcompile report --json" does of a design."""
+    found = store.report(state)
+    if found is None:
+        raise CompileError(f"state {state}", "has no report", "only compiled states have one")
+    click.echo(json.dumps(found, indent=2))
 
 
 @_command(write=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .records import State
 
-__all__ = ["Comparison", "TensorChange", "compare"]
+__all__ = ["Comparison", "TensorChange", "compare", "flat"]
 
 CELL = 48
 """Most characters of a parameter in a printed table."""
@@ -79,20 +79,20 @@ def _names(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 def _recipe(state: State) -> dict[str, Any]:
     found: dict[str, Any] = {n: getattr(state, n) for n in ("method", "target", "branch", "error")}
-    found |= _flat("properties", state.properties)
+    found |= flat("properties", state.properties)
     if state.step:
         found |= {n: getattr(state.step, n) for n in ("seed", "code_version", "data_digest")} | {
             "step": state.step.name
         }
-        found |= _flat("parameters", state.step.parameters)
+        found |= flat("parameters", state.step.parameters)
     return found
 
 
-def _flat(name: str, value: Any) -> dict[str, Any]:
+def flat(name: str, value: Any) -> dict[str, Any]:
     """Nested tables as dotted names, so that only what differs is shown."""
     if not isinstance(value, Mapping):
         return {name: value}
-    return {key: v for n, inner in value.items() for key, v in _flat(f"{name}.{n}", inner).items()}
+    return {key: v for n, inner in value.items() for key, v in flat(f"{name}.{n}", inner).items()}
 
 
 def _change(name: str, a: np.ndarray | None, b: np.ndarray | None) -> TensorChange:

@@ -364,7 +364,7 @@ class Store:
 
     @_at_one_moment
     def rebuild(self, state: State | str) -> list[Edge]:
-        """The recipe: every step from the roots to this state, each after those that made its parents."""
+        """The recipe, to be read: every step from the roots to this state, each after those that made its parents."""
         return [Edge(s.parents, s.id, s.step) for s in (*self.ancestors(state), self.get(state))]
 
     def _walk(self, sql: str, state: State | str) -> list[State]:
@@ -406,8 +406,8 @@ class Store:
         number = self._number(state)
         if self._database.value("SELECT removed FROM states WHERE number = ?", (number,)):
             raise CompileError(
-                f"state {self._states([number])[0].id}", "its weights and graph were removed",
-                "run its recipe again: Store.rebuild",
+                f"state {self._states([number])[0].id}", "its weights and graph were removed, its recipe is left",
+                "train it again by the steps that Store.rebuild lists",
             )  # fmt: skip
         return number
 

@@ -1,5 +1,7 @@
 """The command group prints what the store says, and refuses with exit code 2 by CompileError."""
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -59,11 +61,27 @@ def test_the_list_shows_what_was_asked_for(folder, ran):
 
 
 def test_show_path_children(ran, folder):
+    with Store(folder) as store:
+        spec = {"type": "Spec", "weights": {"bits": 6, "rounding": "RND"}, "note": "n" * 300}
+        made = store.add(parents="t1", step=Step("Quantize, Train", {"1 Quantize": {"spec": spec}}), tags=["quantized"])
+    shown = [line.split() for line in ran("show", "quantized").splitlines()]  # nested options, each whole
+    assert ["parameters.1", "Quantize.spec.weights.bits", "6"] in shown
+    assert column(ran("parents", "quantized"), 3) == ["p1"]
+    assert ran("parents", "start") == "no state\n"
+    assert column(ran("path", made.id), 3) == ["float", "p1", ""]
     shown = ran("show", "t1")
     for line in ("method", "p1", "parameters.amount", "0.25", "accuracy", "0.71", "float64 [3]"):
         assert line in shown
     assert column(ran("path", "t2"), 3) == ["float", "p2"]
     assert column(ran("children", "start"), 3) == ["p0", "p1", "p2", ""]
+
+
+def test_report(ran, folder):
+    with Store(folder) as store:
+        store.add(report={"lut": 17, "layers": []}, tags=["compiled"])
+    assert json.loads(ran("report", "compiled")) == {"lut": 17, "layers": []}
+    with pytest.raises(hc.CompileError, match="state start: has no report; only compiled states have one"):
+        ran("report", "start")
 
 
 def test_tag_untag_fork_compare(ran, folder):

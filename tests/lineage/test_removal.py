@@ -49,7 +49,7 @@ def test_a_query_removes_leaves_and_empties_what_descendants_need(store, tree):
     assert methods(store) == [("root", False), ("a", True), ("b", False), ("c", False)]
     assert [edge.step.seed for edge in store.rebuild(tree["c"])] == [0, 1, 2, 3]
     assert store.get(tree["a"]).metrics == {"lut": 1.0}
-    with pytest.raises(hc.CompileError, match="its weights and graph were removed; run its recipe again"):
+    with pytest.raises(hc.CompileError, match="its recipe is left; train it again by the steps that"):
         store.weights(tree["a"])
     assert len(files(store)) == 6
     assert store.collect(grace_s=0) == Collected(2, 2 * SIZE)
