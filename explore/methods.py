@@ -19,6 +19,8 @@ from torch import nn
 from .. import optimize as opt
 from ..hw_targets import load_target
 from ..ir.errors import CompileError
+from ..lineage import State, Store
+from .methods_again import rebuilt
 from .methods_further import FURTHER
 from .methods_trial import Setting
 from .methods_ways import METHODS, STAGES, learned_together
@@ -220,3 +222,12 @@ class Methods:
             return learned_together([Setting(self, t) for t in trials])
         except CompileError:  # not alike after all, or one of them failed
             return [self(t) for t in trials]
+
+    def rebuild(self, store: Store, state: State | str) -> nn.Module:
+        """A network of a search with these data and networks, trained again by its recipe and those of what it was made from.
+
+        On the same machine with the same code its weights are what they were. Raises `CompileError` for other states and other
+        data.
+        """
+        networks = tuple(name for name, m in EVERY.items() if m.network)
+        return rebuilt(self, store, state, networks)

@@ -21,7 +21,10 @@ from .trial import Past, Step, Trained, Trial
 if TYPE_CHECKING:
     from .methods import Methods
 
-__all__ = ["Method", "Setting", "loaded", "recorded", "step_of"]
+__all__ = ["BASE", "Method", "Setting", "loaded", "recorded", "step_of"]
+
+BASE = "float"
+"""The method of what trials start from."""
 
 BASE_SEED = 0
 """Of the training of float networks, which all trials share."""
@@ -89,7 +92,7 @@ class Setting:
         """The float network of this architecture: of the store, or trained now, the same for every trial."""
         module = self.made()
         for past in self.trial.past:
-            if past.method == "float" and past.key[-1] == self.base_key:
+            if past.method == BASE and past.key[-1] == self.base_key:
                 loaded(module, self.trial.weights(past))
                 return module.eval(), past
         train = opt.Train(max(self.methods.epochs // 2, 2), self.methods.batch, 5e-3)
@@ -97,7 +100,7 @@ class Setting:
         made_of = {"architecture": self.architecture(self.params), "initial_seed": self.initial_seed}
         steps = (step_of(train, seed=BASE_SEED, **made_of),)
         score = self.named(self.task.evaluate(module))
-        return module, Trained(module, score, method="float", steps=steps, base_key=self.base_key)
+        return module, Trained(module, score, method=BASE, steps=steps, base_key=self.base_key)
 
     def run(self, module: nn.Module, *passes: Any) -> nn.Module:
         return opt.Pipeline(passes).run(module, self.task, self.trial.seed).module
@@ -142,7 +145,7 @@ def loaded(module: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
 
 def step_of(p: Any, **more: Any) -> Step:
     """A pass with all its options, and `more` that it depends on. A pass that names a `seed` ran alone, with that and not the
-    trial's."""
+    trial's; `batched`: as one of so many networks of an `Ensemble`."""
     options = recorded(p)
     return Step(options.pop("type"), {**options, **more})
 

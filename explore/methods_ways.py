@@ -76,10 +76,8 @@ def _begun(s: Setting) -> tuple[opt.Work, list[Any], Past | Trained]:
     return work, passes, start
 
 
-def _train(s: Setting, budget: float, engine: str = "auto") -> opt.Train:
-    return opt.Train(
-        s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=budget, strict=False, engine=engine
-    )
+def _train(s: Setting, budget: float) -> opt.Train:
+    return opt.Train(s.epochs(), s.methods.batch, s.params["lr"], s.params["lr_bits"], budget=budget, strict=False)
 
 
 def _learned(s: Setting) -> Trained:
@@ -105,13 +103,13 @@ def learned_together(settings: Sequence[Setting]) -> list[Trained]:
         raise CompileError("trials", "have different numbers of stages", "train them one by one")
     seed = settings[0].trial.seed  # one program sees one order of events
     for stage in zip(*budgets, strict=True):
-        trains = [_train(s, budget, "torch") for s, budget in zip(settings, stage, strict=True)]
+        trains = [_train(s, budget) for s, budget in zip(settings, stage, strict=True)]
         outcomes = opt.Ensemble(modules).train(settings[0].task, trains, seed)
         for k, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):
                 raise outcome
             modules[k] = outcome.module
-            steps[k].append(step_of(trains[k], seed=seed))
+            steps[k].append(step_of(trains[k], seed=seed, batched=len(trains)))
             made[k].append(settings[k].trained(outcome.module, begun[k][2], tuple(steps[k])))
     return [_last_of(own) for own in made]
 

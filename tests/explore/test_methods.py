@@ -1,6 +1,5 @@
 """Every method as a trial on a small task: what is trained is what is compiled, and the same trial gives the same network."""
 
-import json
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ from hwcompile import optimize as opt
 from hwcompile.explore import Choice, Trained, Trial
 from hwcompile.explore.measure import measured
 from hwcompile.explore.methods import FURTHER, METHODS, Methods, dense
-from hwcompile.explore.methods_trial import Setting, recorded
+from hwcompile.explore.methods_trial import Setting
 from hwcompile.explore.space import checked, draw
 from hwcompile.lineage import Store
 
@@ -89,37 +88,45 @@ def test_it_begins_with_a_falling_budget_whose_stages_are_all_kept(found):
     assert costs[-1] > 3 * costs[0]
 
 
-def passes_of(steps):
-    """The passes that some steps record; those of a teacher left out."""
-    return [rebuilt({"type": step.name, **step.parameters}) for step in steps]
-
-
-def rebuilt(value):
-    if isinstance(value, dict) and "type" in value:
-        kind = {**vars(opt), "Unstructured": opt.Unstructured}[value["type"]]
-        return kind(**{k: rebuilt(v) for k, v in value.items() if k in kind.__dataclass_fields__})
-    if isinstance(value, list):
-        return tuple(rebuilt(v) for v in value)
-    return value
-
-
-LEARNED = {"luts": 300.0, "stages": 2, "weight_bits": 6, "data_bits": 6, "lr": 0.003, "lr_bits": 0.02, "distill": 0.0}
-PRUNED = {"amount": 0.5, "criterion": "magnitude", "bits": 5, "data_bits": 6, "lr": 0.003}
-
-
-@pytest.mark.parametrize("name", ["learned", "pruned"])
-def test_a_recipe_repeats_the_training(name):
-    methods = Methods(TASK, dense(4, 3), {"hidden": [8]}, epochs=4, batch=128, methods=[name])
-    chosen = {"method": name, "hidden": [8], **(LEARNED if name == "learned" else PRUNED)}
-    made = methods(Trial(0, chosen, seed=3))
-    (base,) = made.start.steps
-    assert json.loads(json.dumps(recorded(made.steps))) == recorded(made.steps)  # all of it as JSON holds it
-    torch.manual_seed(base.parameters["initial_seed"])
-    network = dense(4, 3)(base.parameters["architecture"])
-    floats = opt.Pipeline(passes_of([base])).run(network, TASK, base.parameters["seed"]).module
-    again = opt.Pipeline(passes_of(made.steps)).run(floats, TASK, 3).module
-    for a, b in zip(made.model.state_dict().values(), again.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+@pytest.mark.slow
+def test_a_recipe_repeats_the_training(tmp_path):
+    methods = Methods(
+        TASK, dense(4, 3), {"hidden": [8]}, 4, 128, methods=["learned", "pruned", "trees"], luts=(50, 3000)
+    )
+    learned = {
+        "luts": 300.0,
+        "stages": 2,
+        "weight_bits": 6,
+        "data_bits": 6,
+        "lr": 0.003,
+        "lr_bits": 0.02,
+        "distill": 0.5,
+    }
+    pruned = {"amount": 0.5, "criterion": "magnitude", "bits": 5, "data_bits": 6, "lr": 0.003}
+    trees = {"depth": 2, "rounds": 1, "rate": 0.5, "bits": 4, "leaf_bits": 4}
+    first = [{"method": "pruned", **pruned}, {"method": "learned", **learned}]
+    below = {**learned, "luts": 120.0, "distill": 0.0}  # goes on from the one before
+    first += [{"method": "learned", **below}, {"method": "trees", **trees}]
+    found = hc.search(methods.space, methods, trials=4, workers=1, quiet=True, first=first, folder=tmp_path / "runs")
+    pair = [{**p, "distill": 0.0, "stages": 1} for p in first[1:3]]
+    batched = hc.search(
+        methods.space, methods, trials=2, workers=1, batch=2, quiet=True, first=pair, name="pair", folder=found.folder
+    )
+    with Store(found.folder) as store:
+        states = [store.get(f.state) for f in (*batched.candidates, *found.candidates)]
+        assert [s.step.parameters["2 Train"]["batched"] for s in states[:2]] == [2, 2]
+        assert [len(store.path(s)) for s in states if s.method == "learned"] == [2, 2, 2, 2, 3, 3]
+        weights = {s.id: store.weights(s) for s in states}
+        store.remove("method = 'float'")
+        for s in states:
+            if s.method == "trees":
+                with pytest.raises(hc.CompileError, match="is no network that Methods trained"):
+                    methods.rebuild(store, s)
+                continue
+            again = methods.rebuild(store, s).state_dict()
+            assert all(np.array_equal(again[k].numpy(), v) for k, v in weights[s.id].items())
+        with pytest.raises(hc.CompileError, match="was trained on other data; give Methods the task of its search"):
+            Methods(opt.Task(X[:500], Y[:500])).rebuild(store, states[0])
 
 
 def test_what_a_student_learned_from_is_recorded():
