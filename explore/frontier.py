@@ -10,14 +10,15 @@ from ..report.frontier import Objective as Shown
 from ..report.frontier import hypervolume as volume
 from .objectives import RESOURCES, Constraint, Objective, violations
 
-__all__ = ["Values", "hypervolume", "met", "on_frontier", "shown"]
+__all__ = ["Values", "hypervolume", "missed", "on_frontier", "shown"]
 
 Values = Mapping[str, float]
 
 
-def met(constraints: Sequence[Constraint], values: Values) -> bool:
-    """Every constraint is."""
-    return all(v <= 0 for v in violations(constraints, values))
+def missed(constraints: Sequence[Constraint], values: Values) -> str:
+    """The constraints that are not met, such as "lut<=500"; empty where all are."""
+    over = violations(constraints, values)
+    return ", ".join(str(c) for c, v in zip(constraints, over, strict=True) if v > 0)
 
 
 def shown(objectives: Sequence[Objective]) -> list[Shown]:
@@ -29,10 +30,7 @@ def on_frontier(
     objectives: Sequence[Objective], constraints: Sequence[Constraint], every: Sequence[Values]
 ) -> tuple[bool, ...]:
     """Which candidates meet the constraints and are dominated by none that does."""
-    fit = [met(constraints, values) for values in every]
-    candidates = [Candidate("", "", values) for values, is_fit in zip(every, fit, strict=True) if is_fit]
-    best = iter(frontier(candidates, shown(objectives)))
-    return tuple(next(best) if is_fit else False for is_fit in fit)
+    return frontier([Candidate("", "", v, misses=missed(constraints, v)) for v in every], shown(objectives))
 
 
 def hypervolume(
@@ -44,7 +42,8 @@ def hypervolume(
 ) -> float:
     """The volume that `found` dominates, as a share of the box from the best value of each objective in `every` to `reference`,
     by default a tenth beyond the worst; NaN where there is none. Resources count by their logarithm, other values as they are."""
-    fit = [v for v in found if met(constraints, v) and all(math.isfinite(v.get(o.name, math.nan)) for o in objectives)]
+    whole = [v for v in found if all(math.isfinite(v.get(o.name, math.nan)) for o in objectives)]
+    fit = [v for v in whole if not missed(constraints, v)]
     if not fit or not 2 <= len(objectives) <= 3:
         return math.nan
     worst, best = [], []

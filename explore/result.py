@@ -178,7 +178,10 @@ class SearchResult:
         ]
 
     def _shown(self, f: Found) -> page.Candidate:
-        return page.Candidate(f.state[:10], f.method, f.values, f.params, error=f.error)
+        return page.Candidate(f.state[:10], f.method, f.values, f.params, error=f.error, misses=self._misses(f))
+
+    def _misses(self, f: Found) -> str:
+        return "" if f.error else frontier.missed(self.constraints, f.values)
 
     def _full(self, store: Store, state: State, states: Sequence[State]) -> page.Candidate:
         """With its report, layers and lineage; and synthesis where it was done."""
@@ -194,6 +197,7 @@ class SearchResult:
         return page.Candidate(
             state.id[:10], state.method, {**found.values, **(done.metrics if done else {})}, found.params, layers,
             [_line(s) for s in path], str(read) if read else "", self.command(found) if not state.error else "", state.error,
+            self._misses(found),
         )  # fmt: skip
 
 

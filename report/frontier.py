@@ -38,7 +38,8 @@ class Candidate:
     `values` are numbers by name: objectives and whatever else was measured; NaN is not known. A name that ends in
     `_synthesis` is shown beside the estimate of the same name. `layers` are mappings with any of `name`, `shape`,
     `weight_bits_mean`, `weight_bits_max`, `activation_bits`, `nonzero_weights`, `weights`, `lut`; other keys are shown
-    as they are. `lineage` are the steps from the root, `command` is what builds the model again.
+    as they are. `lineage` are the steps from the root, `command` is what builds the model again. `misses`: the constraints
+    that it does not meet, such as ``"lut<=500"``; it is then shown in grey, and never on the frontier.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Candidate:
     report: str = ""
     command: str = ""
     error: str = ""
+    misses: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,15 @@ def costs(candidates: Iterable[Candidate], objectives: Sequence[Objective]) -> l
 def frontier(candidates: Sequence[Candidate], objectives: Sequence[Objective]) -> tuple[bool, ...]:
     """For every candidate whether none is at least as good in all objectives and better in one (Pareto).
 
-    Failed candidates and those without a finite number for each objective are never on it; equal ones are together.
+    Failed candidates, those that miss a constraint and those without a finite number for each objective are never on it;
+    equal ones are together.
     """
     points = np.array(costs(candidates, objectives)).reshape(len(candidates), len(objectives))
     on = np.zeros(len(points), dtype=bool)
     kept = np.empty((0, len(objectives)))
     # in this order nothing is dominated by what follows, and what a dropped one dominates a kept one dominates too
     for i in np.lexsort(points.T[::-1]):
-        if not np.isfinite(points[i]).all():
+        if candidates[i].misses or not np.isfinite(points[i]).all():
             continue
         beaten = (kept <= points[i]).all(axis=1) & (kept < points[i]).any(axis=1)
         if not beaten.any():
@@ -199,7 +202,12 @@ def page(
         "candidates": [_plain_candidate(c, f) for c, f in zip(candidates, on)],
         "history": [[_plain(x) for x in row] for row in history],
     }
-    failed = sum(bool(c.error) for c in candidates)
+    counts = {
+        "all": len(candidates),
+        "frontier": sum(on),
+        "failed": sum(bool(c.error) for c in candidates),
+        "missed": sum(bool(c.misses) and not c.error for c in candidates),
+    }
     text = (
         page_templates()
         .get_template("frontier.html.j2")
@@ -207,7 +215,7 @@ def page(
             title=title,
             subtitle=subtitle,
             target=target,
-            counts={"all": len(candidates), "frontier": sum(on), "failed": failed},
+            counts=counts,
             best=[(o, _best(candidates, o)) for o in objectives],
             objectives=objectives,
             history=bool(history),
@@ -245,7 +253,7 @@ def _measures(
 
 
 def _best(candidates: Sequence[Candidate], o: Objective) -> Candidate | None:
-    known = [c for c in candidates if math.isfinite(_value(c, o.name))]
+    known = [c for c in candidates if not c.misses and math.isfinite(_value(c, o.name))]
     return (max if o.larger_is_better else min)(known, key=lambda c: c.values[o.name], default=None)
 
 
@@ -261,6 +269,7 @@ def _plain_candidate(c: Candidate, on: bool) -> dict[str, Any]:
         "report": c.report,
         "command": c.command,
         "error": c.error,
+        "misses": c.misses,
     }
 
 
@@ -285,7 +294,8 @@ def _script_json(data: Any) -> Any:
 
 
 def figure(candidates: Sequence[Candidate], x: Objective, y: Objective, path: str | Path) -> None:
-    """The candidates on two axes with the frontier as a staircase, 8.6 cm wide, as PNG, SVG or PDF by the path's ending.
+    """The candidates on two axes with the frontier as a staircase, 8.6 cm wide, as PNG, SVG or PDF by the path's ending; those
+    that miss a constraint are grey.
 
     Same arguments and the same matplotlib, same bytes. An axis whose values span more than a factor of 20 is
     logarithmic. Raises CompileError without matplotlib (the extra `plots`), for another ending, or with no candidate.
@@ -322,20 +332,23 @@ _METADATA: dict[str, dict[str, None]] = {
 
 def _draw(axes: Any, known: Sequence[Candidate], x: Objective, y: Objective) -> None:
     on = frontier(known, (x, y))
+    places = [(c.values[x.name], c.values[y.name]) for c in known]
     style = resources.files(templates).joinpath("report", "style.css.j2").read_text(encoding="utf-8")
     colours = re.findall(r"--c\d: (#[0-9a-f]{6})", style)[:10]
     for k, method in enumerate(dict.fromkeys(c.method for c in known)):
         marker, large = _MARKERS[k % len(_MARKERS)]
         look = {"marker": marker, "linestyle": "none", "color": colours[k % len(colours)], "mew": 0}
-        for best, size, alpha in ((False, 2.5, 0.3), (True, 4.5, 1.0)):
+        grey = {**look, "color": "0.6"}
+        for best, misses, size, alpha in ((False, True, 2.5, 0.3), (False, False, 2.5, 0.3), (True, False, 4.5, 1.0)):
             points = [
-                (c.values[x.name], c.values[y.name]) for c, f in zip(known, on) if c.method == method and f is best
+                p for p, c, f in zip(places, known, on) if (c.method, f, bool(c.misses)) == (method, best, misses)
             ]
-            axes.plot(*(zip(*points) if points else ([], [])), ms=size * large, alpha=alpha, zorder=2 + best, **look)
+            kind = {"ms": size * large, "alpha": alpha, "zorder": 2 + best, **(grey if misses else look)}
+            axes.plot(*(zip(*points) if points else ([], [])), **kind)
         # a name beginning with "_" would be left out of the legend, and a dollar sign begins mathematics
         axes.plot([], [], ms=4.5 * large, label="\u200b" + method.replace("$", r"\$"), **look)
-    stairs = sorted({(c.values[x.name], c.values[y.name]) for c, f in zip(known, on) if f}, reverse=x.larger_is_better)
-    axes.step(*zip(*stairs), where="post", color="0.25", lw=0.8, zorder=2)
+    stairs = sorted({p for p, f in zip(places, on) if f}, reverse=x.larger_is_better)
+    axes.step(*(zip(*stairs) if stairs else ([], [])), where="post", color="0.25", lw=0.8, zorder=2)
     for o, axis, set_scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
         own = [c.values[o.name] for c in known]
         if min(own) > 0 and max(own) > 20 * min(own):

@@ -1,8 +1,10 @@
 """A search goes on where it was stopped, loses nothing, counts nothing twice, and says what it could not do."""
 
+import dataclasses
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from search_models import SPACE, model, train
 
 import hwcompile as hc
 from hwcompile.explore import Choice, Integer, SearchResult, Trained, show
+from hwcompile.explore.objectives import constraints_of
 from hwcompile.lineage import Store
 
 HERE = Path(search_models.__file__)
@@ -86,6 +89,16 @@ def test_the_page_shows_every_candidate(found, tmp_path):
     text = found.page(tmp_path / "page.html").read_text()
     assert all(f.state[:10] in text for f in found.candidates)
     assert "hwcompile lineage export" in text
+
+
+def test_the_page_keeps_to_the_constraints(found, tmp_path):
+    limit = sorted(f.values["lut"] for f in found.candidates)[5]
+    bounded = dataclasses.replace(found, constraints=constraints_of([f"lut<={limit}"]))
+    text = bounded.page(tmp_path / "page.html").read_text()
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])["candidates"]
+    assert {c["name"] for c in shown if c["frontier"]} >= {f.state[:10] for f in bounded.frontier}
+    assert all((c["misses"] == f"lut<={limit:g}") is (c["values"]["lut"] > limit) for c in shown)
+    assert not any(c["misses"] and c["frontier"] for c in shown)
 
 
 def test_the_figure_for_a_paper(found, tmp_path):

@@ -6,9 +6,9 @@ Candidates are made by formula with a seed: material for tests, the result of no
 import itertools
 import json
 import math
-import os
 import random
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 
 import hwcompile as hc
-from hwcompile.hw_targets.browser import prepare
 from hwcompile.report.frontier import Candidate, Objective, costs, figure, frontier, hypervolume, page
 
 ACCURACY, LUT = Objective("accuracy", True), Objective("lut", False)
@@ -131,6 +129,11 @@ def test_failed_and_unknown_candidates_are_never_on_it():
     assert frontier([], BOTH) == ()
 
 
+def test_what_misses_a_constraint_is_never_on_it_and_beats_nothing():
+    best = Candidate("a", "m", {"accuracy": 0.9, "lut": 5}, misses="latency_ns<=10")
+    assert frontier([best, Candidate("b", "m", {"accuracy": 0.8, "lut": 7})], BOTH) == (False, True)
+
+
 def test_costs_are_smaller_is_better():
     assert costs([Candidate("a", "m", {"accuracy": 0.5, "lut": 3})], BOTH) == [(-0.5, 3.0)]
 
@@ -220,7 +223,7 @@ def test_page_holds_every_candidate_and_what_is_no_json():
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
 def test_figure_has_the_same_bytes_each_time(tmp_path, ending):
     rows = make_candidates()
-    rows += [Candidate("a", "_$x", {"accuracy": 0.7, "lut": 77})]
+    rows += [Candidate("a", "_$x", {"accuracy": 0.7, "lut": 77}, misses="ff<=9")]
     for name in ("a", "b"):
         figure(rows, LUT, ACCURACY, tmp_path / f"{name}.{ending}")
     written = (tmp_path / f"a.{ending}").read_bytes()
@@ -229,41 +232,6 @@ def test_figure_has_the_same_bytes_each_time(tmp_path, ending):
 
 
 # ---- the page in a browser ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = prepare()
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=found.program, args=list(found.arguments), env={**os.environ, **found.environment}
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium, tmp_path):
-    """Opens a page's text; at the end of the test there must have been no error, no message and no request."""
-    contexts, heard = [], []
-
-    def opened(text, width=1280, height=1000, **options):
-        path = tmp_path / "page.html"
-        path.write_text(text, encoding="utf-8")
-        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: heard.append(message.text))
-        tab.on("pageerror", lambda error: heard.append(str(error)))
-        tab.on("request", lambda request: heard.append(request.url) if request.url != path.as_uri() else None)
-        tab.goto(path.as_uri())
-        tab.wait_for_selector("#points", state="attached")
-        return tab
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert heard == []
 
 
 def shown(tab):
@@ -398,6 +366,46 @@ def test_table_sorts_and_chooses(open_page):
     assert tab.locator("#table tr[aria-selected=true]").count() == 1
     tab.locator("#table th[data-sort='latency_ns'] button").click()
     assert tab.locator("#table tbody tr").last.locator("td").nth(6).inner_text() == "–"  # not known is last
+
+
+def test_a_click_anywhere_in_a_row_chooses_it(open_page):
+    rows = make_candidates()
+    tab = open_page(make_page(rows))
+    row = tab.locator("#table tbody tr").nth(2)
+    row.locator("td").nth(3).click()
+    assert tab.locator("#panel h2").inner_text() == rows[int(row.get_attribute("data-i"))].name
+    row.locator("button").press("Enter")
+    assert row.get_attribute("aria-selected") == "true"
+
+
+def with_limit(rows, most):
+    """As a search gives them: those above so many LUTs miss its constraint."""
+    return [replace(c, misses="" if c.error or c.values["lut"] <= most else f"lut<={most}") for c in rows]
+
+
+def test_what_misses_a_constraint_is_grey_and_says_so(open_page):
+    rows = with_limit(make_candidates(), 1000)
+    tab = open_page(make_page(rows))
+    grey = {i for i, c in enumerate(rows) if c.misses}
+    drawn = tab.eval_on_selector_all("#points path.missed", "all => all.map(p => Number(p.dataset.i))")
+    assert set(drawn) == grey
+    strong = {i for i, on in enumerate(frontier(rows, BOTH)) if on}
+    assert shown(tab)[1] == strong
+    assert f"{len(grey)} do not meet the constraints" in tab.locator(".tiles").inner_text()
+    assert (
+        tab.locator(".tile").nth(2).inner_text().split()[2] == f"{max(rows[i].values['accuracy'] for i in strong):.4f}"
+    )
+    assert "Grey points do not meet the constraints." in tab.locator("#caption").inner_text()
+    tab.locator("#table th[data-sort='accuracy'] button").click()
+    row = tab.locator("#table tbody tr:has-text('✕')").first
+    row.click()
+    assert int(row.get_attribute("data-i")) in grey
+    assert "misses lut<=1000" in tab.locator("#panel").inner_text()
+
+
+def test_a_figure_of_which_nothing_meets_the_constraints(tmp_path):
+    figure(with_limit(make_candidates(), 0), LUT, ACCURACY, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size
 
 
 def test_keyboard_goes_from_point_to_point(open_page):
