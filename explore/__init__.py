@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hw_targets import load_target
+from ..hw_targets.yosys import require
 from ..ir.errors import CompileError
 from .objectives import Constraint, Objective, constraints_of, objectives_of
 from .result import Found, SearchResult
@@ -84,8 +85,9 @@ def search(
     `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `first`: points of the space, or parts of them, to
     begin with; by default those of ``train.first``, if it has some. `name`, `folder`: the search's name in a lineage
     store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
-    `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True. `page`: where the frontier
-    page is written, on the way and at the end. `options`: those of `explore.study.Options` (sampler, workers, halving, ...).
+    `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True; not those with a goal
+    (`SearchResult.unsynthesized`). `page`: where the frontier page is written, on the way and at the end. `options`: those of
+    `explore.study.Options` (sampler, workers, halving, ...).
 
     Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
     running, and where no candidate meets the constraints, with the closest one.
@@ -96,7 +98,9 @@ def search(
     unknown = next((k for k in options if k not in known), None)
     if unknown is not None:
         raise CompileError("search", f"has no option '{unknown}'", f"options: {', '.join(known)}")
-    load_target(target)
+    device = load_target(target)
+    if synthesize:
+        require(device)
     plan = Options(seconds_of(budget), trials, trial_s=seconds_of(trial_limit), seed=seed, **options)
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
@@ -112,10 +116,12 @@ def search(
     finally:
         study.close()
     _refuse_none(found)
-    if synthesize:
-        found.synthesize(None if synthesize is True else synthesize)
     if page is not None:
         found.page(page)
+    if synthesize:
+        found.synthesize(None if synthesize is True else synthesize)
+        if page is not None:
+            found.page(page)
     return found
 
 

@@ -54,6 +54,9 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
         click.echo("  ".join([f.state[:10], f"{f.method:<{width}}", *values]))
     if errors := found.errors:
         click.echo(f"{len(errors)} trials failed, the last: {errors[-1]}", err=True)
+    if options.get("synthesize") and (left := found.unsynthesized):
+        reason = next(iter(left.values()))
+        click.echo(f"{len(left)} of the frontier have no numbers of Yosys, the first: {reason}", err=True)
     click.echo(f"build one: {found.command(frontier[0])}")
     if options.get("page"):
         click.echo(f"page: {options['page']}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..codegen.choose import Goal
 from ..driver import compile as compile_model
+from ..hw_targets import load_target
 from ..hw_targets.process import write_atomic
+from ..hw_targets.yosys import require
 from ..ir.errors import CompileError
 from ..ir.text import parse_graph
 from ..lineage import State, Step, Store
@@ -121,22 +123,49 @@ class SearchResult:
         return f"{export} && hwcompile {name}.hwc --target {self.target}{clock} --output {name}"
 
     def synthesize(self, most: int | None = None, time_limit_s: float = 300) -> None:
-        """Synthesize the frontier with Yosys and keep the numbers, as children of the states; those that have them stay."""
+        """Synthesize the frontier with Yosys and keep the numbers, as children of the states; those that have them stay.
+
+        What fails is recorded with its error, and the others go on; `unsynthesized` says what has no numbers, and why.
+        """
+        require(load_target(self.target))
         with Store(self.folder) as store:
-            for found in self.frontier[:most]:
-                key = [self.name, "synthesis", found.state]
-                if store.with_key(key) is not None:
-                    continue
-                design = self.design(found, backends=("rtl",))
-                design.synthesize(time_limit_s=time_limit_s)
-                report = design.report
-                values = {k: v for k, v in values_of(report).items() if k.endswith("_synthesis")}
-                step = Step("synthesize", {"tool": report.synthesis_tool, "time_limit_s": time_limit_s})
-                store.add(
-                    parents=[found.state], step=step, method=found.method, metrics={**found.values, **values}, branch=self.name,
-                    target=self.target, report=json.loads(report.as_json()),
-                    properties={"params": dict(found.params), "goal": dict(found.goal)}, key=key,
-                )  # fmt: skip
+            for found in [f for f in self.frontier if not f.goal][:most]:
+                if store.with_key(self._synthesis_key(found)) is None:
+                    self._synthesize(store, found, time_limit_s)
+
+    def _synthesize(self, store: Store, found: Found, time_limit_s: float) -> None:
+        step = Step("synthesize", {"time_limit_s": time_limit_s})
+        kept: dict[str, Any] = {
+            "parents": [found.state], "method": found.method, "branch": self.name, "target": self.target,
+            "properties": {"params": dict(found.params), "goal": dict(found.goal)},
+        }  # fmt: skip
+        try:
+            design = self.design(found, backends=("rtl",))
+            design.synthesize(time_limit_s=time_limit_s)
+            report = design.report
+            if report.synthesis is None:
+                raise CompileError("synthesis", report.synthesis_note)
+        except CompileError as e:
+            store.add(step=step, error=str(e), **kept)  # without a key, so that it may be tried again
+            return
+        step = replace(step, parameters={"tool": report.synthesis_tool, **step.parameters})
+        values = {k: v for k, v in values_of(report).items() if k.endswith("_synthesis")}
+        store.add(
+            step=step, metrics={**found.values, **values}, report=json.loads(report.as_json()),
+            key=self._synthesis_key(found), **kept,
+        )  # fmt: skip
+
+    def _synthesis_key(self, found: Found) -> list[str]:
+        return [self.name, "synthesis", found.state]
+
+    @property
+    def unsynthesized(self) -> Mapping[str, str]:
+        """Why those of the frontier that Yosys was not, or not successfully, run for have no numbers of it; by state."""
+        with Store(self.folder, read_only=True) as store:
+            tried = _syntheses(store.find(f"branch = '{self.name}'"))
+        of_hls = "has a goal, so that its costs are those of an HLS schedule; Yosys synthesizes the RTL"
+        why = {f.state: of_hls if f.goal else tried[f.state].error for f in self.frontier if f.goal or f.state in tried}
+        return {state: reason for state, reason in why.items() if reason}
 
     # ---- all of them --------------------------------------------------------------------------------------------------
 
@@ -144,7 +173,8 @@ class SearchResult:
         """Write the frontier page (`report.frontier`)."""
         with Store(self.folder, read_only=True) as store:
             states = store.find(f"branch = '{self.name}'")
-            shown = [self._full(store, s, states) for s in states if _kind(s) == "trial"]
+            tried = _syntheses(states)
+            shown = [self._full(store, s, tried.get(s.id)) for s in states if _kind(s) == "trial"]
         limits = ", ".join(map(str, self.constraints))
         text = page.page(
             shown,
@@ -183,12 +213,12 @@ class SearchResult:
     def _misses(self, f: Found) -> str:
         return "" if f.error else frontier.missed(self.constraints, f.values)
 
-    def _full(self, store: Store, state: State, states: Sequence[State]) -> page.Candidate:
-        """With its report, layers and lineage; and synthesis where it was done."""
-        done = next((s for s in states if _kind(s) == "synthesis" and s.parents[0] == state.id), None)
+    def _full(self, store: Store, state: State, synthesis: State | None) -> page.Candidate:
+        """With its report, layers and lineage; and synthesis where it was tried."""
+        done = None if synthesis is None or synthesis.error else synthesis
         found, report = _found(state), store.report((done or state).id)
         read = from_json(json.dumps(report)) if report else None
-        path = [*store.path(state), *([done] if done else [])]
+        path = [*store.path(state), *([synthesis] if synthesis else [])]
         layers = [
             {"name": la.name, "shape": la.outputs, "weight_bits_max": la.weight_bits, "activation_bits": la.output_bits,
              "nonzero_weights": la.weights, "lut": la.estimate.lut if la.estimate else math.nan}
@@ -206,6 +236,12 @@ def _kind(state: State) -> str:
     if not isinstance(key, tuple) or len(key) < 2:
         return "other"
     return key[1] if isinstance(key[1], str) else "trial"
+
+
+def _syntheses(states: Sequence[State]) -> dict[str, State]:
+    """What synthesis made of a state, by its id: the numbers, or the last error where there are none."""
+    every = [s for s in states if s.step is not None and s.step.name == "synthesize"]
+    return {s.parents[0]: s for s in sorted(every, key=lambda s: not s.error)}
 
 
 def _found(state: State) -> Found:
@@ -226,4 +262,5 @@ def _line(state: State) -> str:
     if state.step is None:
         return f"{state.id[:10]} {state.method}"
     options = ", ".join(f"{k}={json.dumps(v)}" for k, v in state.step.parameters.items())
-    return f"{state.id[:10]} {state.step.name}({options}) seed {state.step.seed}"
+    seed = "" if state.step.seed is None else f" seed {state.step.seed}"
+    return f"{state.id[:10]} {state.step.name}({options}){seed}" + (f": {state.error}" if state.error else "")

@@ -121,6 +121,42 @@ def test_synthesis_is_kept_beside_the_estimate(tmp_path):
         assert len(store.children(found.frontier[0].state)) == 1
 
 
+def with_goals(trial):
+    made = train(trial)
+    return Trained(made.model, made.metrics, method=made.method, goal={"ii": 2} if trial.params["terms"] > 2 else {})
+
+
+def test_one_synthesis_that_cannot_be_ends_no_other(tmp_path, monkeypatch):
+    pages = []
+    page = SearchResult.page
+    monkeypatch.setattr(
+        SearchResult, "page", lambda self, path: (pages.append(dict(self.unsynthesized)), page(self, path))
+    )
+    cheapest = []
+
+    def design(self, found, **options):
+        cheapest[:] = cheapest or [found.state]
+        if found.state == cheapest[0]:
+            raise hc.CompileError("synthesis", "Yosys refused")
+        return built(self, found, **options)
+
+    built = SearchResult.design
+    monkeypatch.setattr(SearchResult, "design", design)
+    found = searched(tmp_path / "runs", train=with_goals, trials=10, synthesize=True, page=tmp_path / "page.html")
+    goals = {f.state for f in found.frontier if f.goal}
+    left = found.unsynthesized
+    assert len(pages) == 2  # before it takes its time, and after
+    assert set(left) == {*goals, cheapest[0]}
+    assert goals
+    assert len(left) < len(found.frontier)
+    assert left[cheapest[0]] == "synthesis: Yosys refused"
+    assert all("Yosys synthesizes the RTL" in left[s] for s in goals)
+    assert "synthesis: Yosys refused" in (tmp_path / "page.html").read_text()
+    monkeypatch.undo()
+    found.synthesize()  # what failed is tried again
+    assert set(found.unsynthesized) == goals
+
+
 def test_a_search_goes_on(tmp_path):
     first = [f.state for f in searched(tmp_path / "runs", trials=4).candidates]
     second = searched(tmp_path / "runs", trials=9)
