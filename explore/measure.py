@@ -32,15 +32,16 @@ class Measured:
 
 
 def measured(trained: Trained, target: str, clock_ns: float | None) -> Measured:
-    """The candidate with its costs; raises `CompileError` for a model that does not compile and metrics that are no numbers."""
+    """The candidate with its costs; raises `CompileError` for a model that does not compile and metrics that are not finite."""
     metrics = {k: float(v) for k, v in trained.metrics.items()}
-    bad = next((k for k, v in metrics.items() if math.isnan(v)), None)
+    bad = next((k for k, v in metrics.items() if not math.isfinite(v)), None)
     if bad is not None:
-        raise CompileError(f"metric {bad}", "is not a number", "look at what the training function returns")
+        rule = f"must be a finite number, not {metrics[bad]}"
+        raise CompileError(f"metric '{bad}'", rule, "look at what the training function returns")
     given = {} if trained.example_inputs is None else {"example_inputs": trained.example_inputs}
     design = compile_model(trained.model, target, clock_ns, **compilation(trained.goal), **given)
     report = design.report
-    values = {**values_of(report), **metrics}
+    values = {**{k: v for k, v in values_of(report).items() if math.isfinite(v)}, **metrics}
     if _is_module(trained.model):
         from ..optimize import ebops, layers
 

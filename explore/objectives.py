@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from ..ir.errors import CompileError
 
-__all__ = ["COSTS", "RESOURCES", "Constraint", "Objective", "constraints_of", "objectives_of", "violations"]
+__all__ = [
+    "COSTS",
+    "RESOURCES",
+    "Constraint",
+    "Objective",
+    "constraints_of",
+    "objectives_of",
+    "unmeasured",
+    "violations",
+]
 
 COSTS = {
     "lut": "LUTs by the cost model", "ff": "flip-flops by the cost model", "dsp": "DSP blocks by the cost model",
@@ -103,3 +112,13 @@ def constraints_of(texts: Sequence[str]) -> tuple[Constraint, ...]:
 def violations(constraints: Sequence[Constraint], values: Mapping[str, float]) -> list[float]:
     """How far each constraint is missed; a value that is not there misses it."""
     return [c.violation(values.get(c.name, math.nan)) for c in constraints]
+
+
+def unmeasured(objectives: Sequence[Objective], constraints: Sequence[Constraint], values: Mapping[str, float]) -> str:
+    """What is wrong with a candidate that lacks the value of one of these, in a sentence; empty where it has all."""
+    for where, wanted in (("objectives", objectives), ("constraints", constraints)):
+        missing = next((w.name for w in wanted if w.name not in values), None)
+        if missing is not None:
+            fix = f"the training function must return it as a metric; there are {', '.join(sorted(values))}"
+            return str(CompileError(where, f"'{missing}' is not measured", fix))
+    return ""

@@ -21,7 +21,7 @@ from ..report import frontier as page
 from ..report.model import from_json
 from . import frontier
 from .measure import values_of
-from .objectives import Constraint, Objective, violations
+from .objectives import Constraint, Objective, unmeasured, violations
 
 __all__ = ["Found", "SearchResult"]
 
@@ -62,7 +62,7 @@ class SearchResult:
         """Every trained model with its values, the oldest first; and failed trials, with their errors."""
         with Store(self.folder, read_only=True) as store:
             states = store.find(f"branch = '{self.name}'")
-        return tuple(_found(s) for s in states if _kind(s) == "trial")
+        return tuple(self._found(s) for s in states if _kind(s) == "trial")
 
     @property
     def errors(self) -> list[str]:
@@ -99,6 +99,20 @@ class SearchResult:
         """How much the frontier covers, see `explore.frontier.hypervolume`."""
         every = [f.values for f in self.candidates if not f.error]
         return frontier.hypervolume(self.objectives, self.constraints, every, every, reference)
+
+    def _found(self, state: State) -> Found:
+        """A state of a trial; without a value for each objective it is none that succeeded."""
+        properties, values = state.properties, dict(state.metrics)
+        return Found(
+            state.id,
+            state.method,
+            properties.get("params", {}),
+            values,
+            properties.get("trial"),
+            state.error or unmeasured(self.objectives, (), values),
+            properties.get("goal", {}),
+            properties.get("at", math.nan),
+        )
 
     # ---- one of them --------------------------------------------------------------------------------------------------
 
@@ -216,7 +230,7 @@ class SearchResult:
     def _full(self, store: Store, state: State, synthesis: State | None) -> page.Candidate:
         """With its report, layers and lineage; and synthesis where it was tried."""
         done = None if synthesis is None or synthesis.error else synthesis
-        found, report = _found(state), store.report((done or state).id)
+        found, report = self._found(state), store.report((done or state).id)
         read = from_json(json.dumps(report)) if report else None
         path = [*store.path(state), *([synthesis] if synthesis else [])]
         layers = [
@@ -226,7 +240,7 @@ class SearchResult:
         ]  # fmt: skip
         return page.Candidate(
             state.id[:10], state.method, {**found.values, **(done.metrics if done else {})}, found.params, layers,
-            [_line(s) for s in path], str(read) if read else "", self.command(found) if not state.error else "", state.error,
+            [_line(s) for s in path], str(read) if read else "", self.command(found) if not found.error else "", found.error,
             self._misses(found),
         )  # fmt: skip
 
@@ -242,20 +256,6 @@ def _syntheses(states: Sequence[State]) -> dict[str, State]:
     """What synthesis made of a state, by its id: the numbers, or the last error where there are none."""
     every = [s for s in states if s.step is not None and s.step.name == "synthesize"]
     return {s.parents[0]: s for s in sorted(every, key=lambda s: not s.error)}
-
-
-def _found(state: State) -> Found:
-    properties = state.properties or {}
-    return Found(
-        state.id,
-        state.method,
-        properties.get("params", {}),
-        dict(state.metrics),
-        properties.get("trial"),
-        state.error,
-        properties.get("goal", {}),
-        properties.get("at", math.nan),
-    )
 
 
 def _line(state: State) -> str:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..lineage import State, Step, Store
 from .frontier import on_frontier
 from .journal import hold, open_journal
 from .measure import Measured
-from .objectives import Constraint, Objective, violations
+from .objectives import Constraint, Objective, unmeasured, violations
 from .proposal import FrontierSampler, Proposal, beyond, branch_of, kind_of, proposed
 from .space import Space, definition, draw
 from .trial import Past, Trial
@@ -320,7 +320,7 @@ class Study:
     def _settle(self, job: Job, done: Sequence[Done]) -> list[_Pending]:
         """Record how trials ended; gives back those that go on to the next rung."""
         on: list[_Pending] = []
-        for trial, ended in zip(job.trials, done, strict=True):
+        for trial, ended in zip(job.trials, map(self._complete, done), strict=True):
             p = self.on_way.pop(trial.number)
             first: State | None = None
             if ended.error:
@@ -339,6 +339,12 @@ class Study:
                 on.append(p)
         return on
 
+    def _complete(self, ended: Done) -> Done:
+        """How a trial ended; one of which a candidate lacks a value that is needed failed."""
+        lacking = (unmeasured(self.objectives, self.constraints, c.values) for c in ended.candidates)
+        error = next(filter(None, lacking), ended.error)
+        return replace(ended, candidates=(), starts=(), error=error) if error else ended
+
     def _add(self, p: _Pending, part: int, made: Measured, start: Past | Base | None, ended: Done) -> State:
         parents: list[str] = []
         if isinstance(start, Past):
@@ -356,7 +362,7 @@ class Study:
         steps = made.steps or (("train", {}),)
         return self.store.add(
             made.weights, parents=parents, step=self._step(_joined(steps), self._seed(p.trial.number)),
-            method=made.method, metrics={k: v for k, v in made.values.items() if math.isfinite(v)}, target=self.target,
+            method=made.method, metrics=made.values, target=self.target,
             branch=self.name, graph=made.graph, report=json.loads(made.report),
             properties={**self._properties(p, ended), "goal": dict(made.goal)}, key=self._key(p, part),
         )  # fmt: skip
@@ -382,22 +388,15 @@ class Study:
         if p.told:
             return True
 
-        missing = next((o.name for o in (*self.objectives, *self.constraints) if o.name not in state.metrics), None)
-        if state.error or missing is not None:
+        error = state.error or unmeasured(self.objectives, self.constraints, state.metrics)
+        if error:
             self.study.tell(p.trial.number, state=TrialState.FAIL)
             self.failed += 1
             if self.failed >= HOPELESS and not self.told:
+                rule = f"its first {self.failed} trials failed, the last so: {error}"
                 fix = "run the training function by itself, mend it, and go on"
-                raise CompileError(
-                    f"search {self.name}", f"its first {self.failed} trials failed, the last so: {state.error}", fix
-                )
-        if state.error:
+                raise CompileError(f"search {self.name}", rule, fix)
             return True
-        if missing is not None:
-            known = ", ".join(sorted(state.metrics))
-            fix = f"the training function must return it as a metric; there are {known}"
-            where = "objectives" if missing in (o.name for o in self.objectives) else "constraints"
-            raise CompileError(where, f"'{missing}' is not measured", fix)
         p.latest = _past(state)
         more = p.rung + 1 < self.options.rungs and self.options.halving > 1 and not _is_final(state)
         if more and p.trial.number in self._promising(p.rung):

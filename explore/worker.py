@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import math
 import os
 import pickle
 import signal
@@ -199,5 +200,5 @@ def _start(trained: Trained) -> Past | Base | None:
     if not isinstance(start, Trained):
         return start
     steps = tuple((s.name, dict(s.parameters)) for s in start.steps)
-    metrics = {k: float(v) for k, v in start.metrics.items()}
+    metrics = {k: float(v) for k, v in start.metrics.items() if math.isfinite(v)}
     return Base(start.base_key, start.method, metrics, tensors(start), steps)

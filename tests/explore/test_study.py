@@ -19,7 +19,7 @@ from search_models import SPACE, model, train
 
 import hwcompile as hc
 from hwcompile.explore import Choice, Integer, SearchResult, Trained, show
-from hwcompile.explore.objectives import constraints_of
+from hwcompile.explore.objectives import constraints_of, objectives_of
 from hwcompile.lineage import Store
 
 HERE = Path(search_models.__file__)
@@ -196,6 +196,26 @@ def wrong(trial):
 
 def unmeasured(trial):
     return Trained(model(4, 1))
+
+
+def sometimes(trial):
+    """Finite, infinite, and without one of the objectives."""
+    made = train(trial)
+    extra = [{"rms": 1.0}, {"rms": float("inf")}, {}][trial.number % 3]
+    return Trained(made.model, {**made.metrics, **extra}, method=made.method)
+
+
+def test_a_trial_without_its_values_fails_alone(tmp_path):
+    for trials in (6, 9):  # also where the search goes on
+        found = searched(tmp_path / "runs", train=sometimes, objectives=["min:rms", "lut"], trials=trials, workers=1)
+        errors = {f.trial: f.error for f in found.candidates}
+        assert all("metric 'rms': must be a finite number, not inf" in errors[n] for n in range(1, trials, 3))
+        assert all("objectives: 'rms' is not measured; the training" in errors[n] for n in range(2, trials, 3))
+        assert [n for n in errors if not errors[n]] == list(range(0, trials, 3))
+        assert not any("rms" in f.values for f in found.candidates if f.error)
+    stricter = dataclasses.replace(found, objectives=objectives_of(["max:auc", "lut"]))  # recorded without it
+    assert all("'auc' is not measured" in f.error or f.trial % 3 for f in stricter.candidates)
+    assert stricter.frontier == ()
 
 
 def test_what_a_function_must_return(tmp_path):
