@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def search(
     compiler for `target` at `clock_ns`) and metrics that `train` returns. `constraints`: such as ``"lut<=20000"``.
     `budget`: time in all, ``"1h"``; `trials`: most trials; at least one of them. `first`: points of the space, or parts of them, to
     begin with; by default those of ``train.first``, if it has some. `name`, `folder`: the search's name in a lineage
-    store; a search of this name that was stopped, or killed, goes on, with the same space and objectives.
+    store; a search of this name that was stopped, or killed, goes on, with the same plan but for constraints and how long.
     `synthesize`: the frontier's candidates that Yosys counts at the end, all of them if True; not those with a goal
     (`SearchResult.unsynthesized`). `page`: where the frontier page is written, on the way and at the end. `options`: those of
     `explore.study.Options` (sampler, workers, halving, ...).
@@ -106,7 +107,20 @@ def search(
     digest = data_digest or getattr(train, "data_digest", "")
     version = importlib.metadata.version("hwcompile")
     points = [named(checked(space), p) for p in (getattr(train, "first", ()) if first is None else first)]
-    study = Study(name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, version, digest, points)
+    study = Study(
+        name,
+        Path(folder),
+        checked(space),
+        wanted,
+        limits,
+        target,
+        clock_ns,
+        plan,
+        version,
+        digest,
+        points,
+        _options(train),
+    )
     found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns)
     try:
         from .show import Shown
@@ -123,6 +137,12 @@ def search(
         if page is not None:
             found.page(page)
     return found
+
+
+def _options(train: Any) -> dict[str, Any]:
+    """Numbers and texts that a training function was made with, if it is a dataclass as `Methods` is: epochs, batch, ..."""
+    values = {f.name: getattr(train, f.name) for f in fields(train)} if is_dataclass(train) else {}
+    return {name: value for name, value in values.items() if isinstance(value, int | float | str)}
 
 
 def _refuse_none(found: SearchResult) -> None:

@@ -13,6 +13,9 @@ from ..ir.errors import CompileError
 
 __all__ = ["hold", "open_journal"]
 
+CHANGEABLE = ("constraints",)
+"""They change who is on the frontier, and nothing that was measured."""
+
 
 def hold(home: Path, name: str) -> TextIO:
     """The lock of a search, held until it is closed or the process ends; a `CompileError` where another process holds it."""
@@ -38,7 +41,8 @@ def open_journal(
 ) -> Any:
     """The Optuna study of this name, made (with its `first` points) or found; a `CompileError` where it had another plan.
 
-    The caller holds the lock.
+    What of the plan is in `CHANGEABLE` is as it is now, and what an older journal does not say may be anything. The caller
+    holds the lock.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -51,16 +55,18 @@ def open_journal(
     (home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     found = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=list(directions))
-    known, plan = found.user_attrs.get("plan"), json.loads(json.dumps(plan))
-    if known is None:
-        found.set_user_attr("plan", plan)
-        for point in first:
-            found.enqueue_trial(dict(point), skip_if_exists=True)
-    elif known != plan:
-        other = next(k for k in plan if known.get(k) != plan[k])
+    known = found.user_attrs.get("plan", {})
+    plan = {**known, **json.loads(json.dumps(plan))}
+    other = next((k for k in known if k not in CHANGEABLE and known[k] != plan[k]), None)
+    if other is not None:
         raise CompileError(
             f"search {name}", f"was begun with another {other}", "give another name, or the same as then"
         )
+    if not known:  # the plan is written last: it says that the points are there
+        for point in first:
+            found.enqueue_trial(dict(point), skip_if_exists=True)
+    if plan != known:
+        found.set_user_attr("plan", plan)
     return found
 
 

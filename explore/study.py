@@ -109,7 +109,7 @@ class _Pending:
 
 @dataclass(eq=False)
 class Study:
-    """One search by name, in a store's folder."""
+    """One search by name, in a store's folder. `training`: what the training function was made with, as far as it says so."""
 
     name: str
     folder: Path
@@ -122,6 +122,7 @@ class Study:
     code_version: str = ""
     data_digest: str = ""
     first: Sequence[Mapping[str, Any]] = ()
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
     past: list[Past] = field(default_factory=list[Past])
     failed: int = 0
     told: int = 0
@@ -149,12 +150,17 @@ class Study:
 
     def _journal(self) -> Any:
         """The journal of this search, with the sampler that goes on with it."""
+        halving, digest = self.options.halving, self.data_digest
         plan = {
             "space": definition(self.space),
             "objectives": [f"{'max' if o.larger else 'min'}:{o.name}" for o in self.objectives],
             "constraints": [str(c) for c in self.constraints],
             "target": self.target,
             "clock_ns": self.clock_ns,
+            "halving": halving,
+            "rungs": self.options.rungs if halving > 1 else 1,
+            **({"data_digest": digest} if digest else {}),
+            **{f"train.{name}": value for name, value in self.training.items()},
         }
         directions = ["maximize" if o.larger else "minimize" for o in self.objectives]
         found = open_journal(self.home, self.name, directions, plan, self.first)
