@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,8 +20,9 @@ CHANGEABLE = ("constraints",)
 
 def hold(home: Path, name: str) -> TextIO:
     """The lock of a search, held until it is closed or the process ends; a `CompileError` where another process holds it."""
-    home.mkdir(parents=True, exist_ok=True)
-    lock = (home / "lock").open("a+")
+    with _said(name):
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -30,10 +32,22 @@ def hold(home: Path, name: str) -> TextIO:
         raise CompileError(
             f"search {name}", f"is running already, in process {other}", "wait for it, or give another name"
         ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    with _said(name):
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
     return lock
+
+
+@contextmanager
+def _said(name: str) -> Generator[None]:
+    """What the system refuses, such as a write to a full disk, in a sentence."""
+    try:
+        yield
+    except OSError as e:
+        rule = f"its journal cannot be written ({e.strerror}); what was recorded before stays"
+        fix = "free some space, or check the folder's permissions, and go on"
+        raise CompileError(f"search {name}", rule, fix) from e
 
 
 def open_journal(
@@ -48,12 +62,25 @@ def open_journal(
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+    class Backend(JournalFileBackend):
+        """Writes all of its lines or none: nothing after a torn line would be read."""
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            size = path.stat().st_size
+            with _said(name):
+                try:
+                    super().append_logs(logs)
+                except OSError:
+                    os.truncate(path, size)
+                    raise
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = home / "journal.log"
-    _drop_torn_line(path)
-    lock = JournalFileOpenLock(str(path))
-    (home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    with _said(name):
+        _drop_torn_line(path)
+        lock = JournalFileOpenLock(str(path))
+        (home / "journal.log.lock").unlink(missing_ok=True)  # of a killed process: ours alone has the search
+        storage = JournalStorage(Backend(str(path), lock_obj=lock))
     found = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, directions=list(directions))
     known = found.user_attrs.get("plan", {})
     plan = {**known, **json.loads(json.dumps(plan))}

@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,8 @@ class Study:
                 shown(self)
         finally:
             workers.stop()
-            self.study.set_user_attr("seconds", self.seconds)
+            with suppress(CompileError):  # what ends the search says more than that the disk is full
+                self.study.set_user_attr("seconds", self.seconds)
             self.before_s, self.started = self.seconds, time.monotonic()
 
     def _ask(self) -> _Pending:

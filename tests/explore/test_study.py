@@ -1,6 +1,7 @@
 """A search goes on where it was stopped, loses nothing, counts nothing twice, and says what it could not do."""
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -437,6 +438,29 @@ def test_a_torn_journal_is_read(tmp_path):
     with journal.open("a") as file:
         file.write(json.dumps({"op_code": 4})[:7])
     assert len(searched(tmp_path / "runs", trials=5).candidates) == 5
+
+
+@pytest.mark.parametrize("full_after", [0, 3, 17, 30, 44])
+def test_a_full_disk_ends_the_search_in_one_sentence_and_it_goes_on(tmp_path, monkeypatch, full_after):
+    """Also where half of a line was written."""
+    synced = os.fsync
+    left = [full_after]
+
+    def fsync(number):
+        written = Path(f"/proc/self/fd/{number}").resolve()
+        if written.name == "journal.log":
+            left[0] -= 1
+            if left[0] < 0:
+                os.truncate(written, written.stat().st_size - 5)
+                raise OSError(errno.ENOSPC, "No space left on device")
+        synced(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(hc.CompileError, match=r"search search: its journal cannot be written \(No space left"):
+        searched(tmp_path / "runs", trials=8, workers=1, sampler="random")
+    monkeypatch.undo()
+    found = searched(tmp_path / "runs", trials=8, workers=1, sampler="random")
+    assert [f.trial for f in found.candidates] == list(range(8))
 
 
 def test_packages_of_trials_are_imported_once_before_them(tmp_path):
