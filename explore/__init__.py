@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..hw_targets import load_target
+from ..hw_targets.costs import usable_period_ns
 from ..hw_targets.yosys import require
 from ..ir.errors import CompileError
 from .objectives import Constraint, Objective, constraints_of, objectives_of
@@ -93,15 +94,15 @@ def search(
     Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
     running, and where no candidate meets the constraints, with the closest one.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
-        raise CompileError("name", f"'{name}' must be of letters, digits and -_. alone", "give another name")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+        raise CompileError("name", f"{name!r} must be of letters, digits and -_. alone", "give another name")
+    if not callable(train):
+        raise CompileError("train", f"must be a function of a Trial, not {train!r}")
     known = sorted(k for k in Options.__dataclass_fields__ if k not in ("budget_s", "trials", "trial_s", "seed"))
     unknown = next((k for k in options if k not in known), None)
     if unknown is not None:
         raise CompileError("search", f"has no option '{unknown}'", f"options: {', '.join(known)}")
-    device = load_target(target)
-    if synthesize:
-        require(device)
+    _check_hardware(target, clock_ns, synthesize)
     plan = Options(seconds_of(budget), trials, trial_s=seconds_of(trial_limit), seed=seed, **options)
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
@@ -137,6 +138,19 @@ def search(
         if page is not None:
             found.page(page)
     return found
+
+
+def _check_hardware(target: str, clock_ns: float | None, synthesize: int | bool) -> None:
+    """What every trial or the end would fail of otherwise."""
+    device = load_target(target)
+    if clock_ns is not None:
+        if isinstance(clock_ns, bool) or not isinstance(clock_ns, int | float) or not math.isfinite(clock_ns):
+            raise CompileError("clock", f"the period must be a number of ns, not {clock_ns!r}", "give clock_ns=5")
+        usable_period_ns(device, clock_ns)
+    if not isinstance(synthesize, int) or synthesize < 0:
+        raise CompileError("synthesize", f"must be True, False, or how many, not {synthesize!r}")
+    if synthesize:
+        require(device)
 
 
 def _options(train: Any) -> dict[str, Any]:

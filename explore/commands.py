@@ -14,13 +14,25 @@ from ..ir.errors import CompileError
 
 __all__ = ["search_command"]
 
-_TOP = ("data", "search", "methods", "space", "train")
-_DATA = ("file", "x", "y", "loss", "standardize", "validation", "events", "seed")
-_SEARCH = (
-    "name", "folder", "objectives", "constraints", "target", "clock_ns", "budget", "trials", "seed", "sampler", "population",
-    "halving", "rungs", "beyond", "first", "batch", "workers", "synthesize", "page", "trial_limit",
-)  # fmt: skip
-_METHODS = ("use", "hidden", "epochs", "batch", "luts", "warm", "ii")
+_WORDS = {
+    str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "a table",
+}  # fmt: skip
+_Kinds = dict[str, tuple[type, ...]]
+_TOP: _Kinds = dict.fromkeys(("data", "search", "methods", "space", "train"), (dict,))
+_DATA: _Kinds = {
+    **dict.fromkeys(("file", "x", "y", "loss"), (str,)), "standardize": (bool,), "validation": (int, float),
+    **dict.fromkeys(("events", "seed"), (int,)),
+}  # fmt: skip
+_SEARCH: _Kinds = {
+    **dict.fromkeys(("name", "folder", "target", "sampler", "page"), (str,)),
+    **dict.fromkeys(("objectives", "constraints"), (list, str)), "first": (list,), "clock_ns": (int, float),
+    **dict.fromkeys(("budget", "trial_limit"), (str, int, float)), "synthesize": (bool, int),
+    **dict.fromkeys(("trials", "seed", "population", "halving", "rungs", "beyond", "batch", "workers"), (int,)),
+}  # fmt: skip
+_METHODS: _Kinds = dict.fromkeys(
+    ("use", "hidden", "epochs", "batch", "luts", "warm", "ii"), (object,)
+)  # `Methods` looks at them
+"""The keys of each table, and the types that their values may have."""
 
 
 @click.command("search")
@@ -40,7 +52,7 @@ def search_command(config: str, budget: str | None, trials: int | None, page: st
         **{k: v for k, v in (("budget", budget), ("trials", trials), ("page", page)) if v},
     }
     options.setdefault("name", Path(config).stem)
-    _known("search", options, _SEARCH)
+    _check_table("search", options, _SEARCH)
     from . import search
 
     train, space = _training(table, Path(config).parent, options)
@@ -69,14 +81,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise CompileError(str(path), "there is no such file", "give a search.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise CompileError(str(path), f"cannot be read: {e}", "mend the file") from None
-    _known(str(path), table, _TOP)
+    _check_table(str(path), table, _TOP)
     return table
 
 
-def _known(where: str, table: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    unknown = next((k for k in table if k not in names), None)
-    if unknown is not None:
-        raise CompileError(where, f"key '{unknown}' is not known", f"known: {', '.join(names)}")
+def _check_table(where: str, table: Mapping[str, Any], kinds: _Kinds) -> None:
+    """Every key is known, and its value of one of its types."""
+    for key, value in table.items():
+        if key not in kinds:
+            raise CompileError(where, f"key '{key}' is not known", f"known: {', '.join(kinds)}")
+        wrong = isinstance(value, bool) and not {bool, object} & set(kinds[key])  # Python's True is an int
+        if wrong or not isinstance(value, kinds[key]):
+            may = " or ".join(_WORDS[k] for k in kinds[key] if k is not int or float not in kinds[key])
+            raise CompileError(f"{where}.{key}", f"must be {may}, not {value!r}")
 
 
 def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -85,7 +102,7 @@ def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]
 
     own = table.get("train")
     if own is not None:
-        _known("train", own, ("function",))
+        _check_table("train", own, {"function": (str,)})
         if "methods" in table:
             raise CompileError(
                 "methods", "are not for a training function of your own", "leave out [methods] or [train]"
@@ -93,25 +110,37 @@ def _training(table: Mapping[str, Any], folder: Path, options: Mapping[str, Any]
         if "space" not in table:
             raise CompileError("train", "needs a table [space] for the function's parameters", "add one")
         return _function(str(own.get("function", "")), folder), from_table(table["space"])
-    from .methods import METHODS, Methods
+    from .methods import Methods
     from .space import Choice
 
     methods = table.get("methods", {})
-    _known("methods", methods, _METHODS)
+    _check_table("methods", methods, _METHODS)
     task = _task(table.get("data", {}), folder)
-    given = {k: methods[k] for k in ("epochs", "batch", "warm", "ii") if k in methods}
+    given = {k: methods[k] for k in ("epochs", "batch", "warm") if k in methods}
+    if "ii" in methods:
+        given["ii"] = _tuple(methods["ii"])
     if "luts" in methods:
-        given["luts"] = tuple(methods["luts"])
+        given["luts"] = _tuple(methods["luts"])
     if "hidden" in methods:
         from .methods import dense
 
         _check_hidden(methods["hidden"])
+        if task.x.ndim != 2:
+            rule = f"are sizes of dense networks, which take a vector, not inputs of {list(task.x.shape[1:])}"
+            raise CompileError("methods.hidden", rule, "leave it out, or search a training function of your own")
         inputs, y = task.x.shape[1], task.y
         outputs = int(y.max()) + 1 if task.loss == "cross_entropy" else y.reshape(len(y), -1).shape[1]
         given |= {"network": dense(inputs, outputs), "architecture": {"hidden": Choice(*methods["hidden"])}}
     target = {k: options[k] for k in ("target", "clock_ns") if k in options}
-    train = Methods(task, methods=tuple(methods.get("use", METHODS)), **given, **target)
+    if "use" in methods:
+        given["methods"] = _tuple(methods["use"])
+    train = Methods(task, **given, **target)
     return train, {**train.space, **from_table(table.get("space", {}))}
+
+
+def _tuple(value: Any) -> Any:
+    """A list as `Methods` takes it; whatever else it says itself that it does not."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_hidden(hidden: Any) -> None:
@@ -145,7 +174,7 @@ def _task(data: Mapping[str, Any], folder: Path) -> Any:
 
     from ..optimize import Task
 
-    _known("data", data, _DATA)
+    _check_table("data", data, _DATA)
     if "file" not in data:
         raise CompileError("data", "needs the key file: an .npz with inputs and labels", 'add file = "jets.npz"')
     path = folder / data["file"]
@@ -163,11 +192,17 @@ def _task(data: Mapping[str, Any], folder: Path) -> Any:
             str(path), f"has no array '{absent}'", f"set data.x and data.y; there are {', '.join(arrays)}"
         )
     x, y = (arrays[n] for n in names)
+    if x.ndim < 2 or len(x) != len(y):
+        rule = f"x must be [events, ...] and y as long, not {list(x.shape)} and {list(y.shape)}"
+        raise CompileError(str(path), rule, "set data.x and data.y")
+    if data.get("events", 1) < 1 or data.get("seed", 0) < 0:
+        raise CompileError("data", "events must be 1 or more, and seed 0 or more", "leave them out")
     order = np.random.default_rng(data.get("seed", 0)).permutation(len(x))[: data.get("events")]
     x, y = x[order].astype(np.float32), y[order]
     kept = round(len(x) * (1 - data.get("validation", 0.2)))
     if not 0 < kept < len(x):
-        raise CompileError("data.validation", f"must leave events on both sides, not {data['validation']}", "give 0.2")
+        rule = f"must leave events on both sides: of {len(x)} it would leave {kept} to train with"
+        raise CompileError("data.validation", rule, "give 0.2")
     if data.get("standardize", True):
         mean, deviation = x[:kept].mean(0), x[:kept].std(0)
         x = (x - mean) / np.where(deviation > 0, deviation, 1)

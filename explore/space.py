@@ -140,6 +140,8 @@ def named(space: Space, point: Mapping[str, Any], where: str = "first", prefix: 
 
     Raises `CompileError` for a parameter that the space does not have there, and for a value outside its range.
     """
+    if not isinstance(point, Mapping):
+        raise CompileError(where, f"must be a point, parameters by name, not {point!r}")
     found: dict[str, Any] = {}
     left = dict(point)
     for name, d in space.items():

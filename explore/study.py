@@ -39,6 +39,11 @@ SAMPLERS = ("frontier", "nsga2", "tpe", "random")
 HOPELESS = 10
 """So many failures before the first success end a search."""
 
+LEAST = {
+    "trials": 1, "workers": 0, "population": 2, "halving": 1, "rungs": 1, "beyond": 0, "batch": 1, "seed": 0,
+}  # fmt: skip
+"""Options of a search that are whole numbers, and the least they may be."""
+
 LARGEST = 0.1
 """What goes beyond a full training may take this share of the time that is left."""
 
@@ -72,16 +77,16 @@ class Options:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise CompileError("search", f"sampler must be one of {', '.join(SAMPLERS)}, not {self.sampler!r}")
-        for name in ("population", "halving", "rungs", "batch"):
-            if getattr(self, name) < 1:
-                raise CompileError("search", f"{name} must be 1 or more, not {getattr(self, name)}")
-        if self.beyond < 0 or (self.beyond and self.halving == 1):
-            rule = f"beyond must be 0 or more, and 0 without halving, not {self.beyond}"
-            raise CompileError("search", rule, "give halving=3")
-        if self.population < 2:
-            raise CompileError("search", "population must be 2 or more, not 1")
-        if self.trials is not None and self.trials < 1:
-            raise CompileError("search", f"trials must be 1 or more, not {self.trials}", "leave it out for no limit")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if name == "trials" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise CompileError("search", f"{name} must be a whole number, not {value!r}")
+            if value < least:
+                raise CompileError("search", f"{name} must be {least} or more, not {value}")
+        if self.beyond and self.halving == 1:
+            raise CompileError("search", f"beyond must be 0 without halving, not {self.beyond}", "give halving=3")
         if not self.budget_s > 0 or not self.trial_s > 0:
             raise CompileError("search", f"budget must be above 0, not {self.budget_s}")
         if self.trials is None and math.isinf(self.budget_s):
