@@ -10,7 +10,7 @@ from ..report.frontier import Objective as Shown
 from ..report.frontier import hypervolume as volume
 from .objectives import RESOURCES, Constraint, Objective, violations
 
-__all__ = ["Values", "hypervolume", "missed", "on_frontier", "shown"]
+__all__ = ["Values", "best_first", "hypervolume", "missed", "on_frontier", "shown"]
 
 Values = Mapping[str, float]
 
@@ -31,6 +31,18 @@ def on_frontier(
 ) -> tuple[bool, ...]:
     """Which candidates meet the constraints and are dominated by none that does."""
     return frontier([Candidate("", "", v, misses=missed(constraints, v)) for v in every], shown(objectives))
+
+
+def best_first(
+    objectives: Sequence[Objective], constraints: Sequence[Constraint], every: Sequence[Values]
+) -> list[int]:
+    """The places of those that are `on_frontier`, in the order of the first objective; of equal values the first."""
+    different: dict[tuple[float, ...], int] = {}
+    for k, is_best in enumerate(on_frontier(objectives, constraints, every)):
+        if is_best:
+            different.setdefault(tuple(every[k][o.name] for o in objectives), k)
+    first = objectives[0]
+    return sorted(different.values(), key=lambda k: first.sign * every[k][first.name])
 
 
 def hypervolume(

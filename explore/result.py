@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,13 +75,8 @@ class SearchResult:
         """Those that meet the constraints and are dominated by none that does, in the order of the first objective; of equal ones
         the first that was found."""
         found = [f for f in self.candidates if not f.error]
-        best = frontier.on_frontier(self.objectives, self.constraints, [f.values for f in found])
-        first = self.objectives[0]
-        different: dict[tuple[float, ...], Found] = {}
-        for f, is_best in zip(found, best, strict=True):
-            if is_best:
-                different.setdefault(tuple(f.values[o.name] for o in self.objectives), f)
-        return tuple(sorted(different.values(), key=lambda f: first.sign * f.values[first.name]))
+        best = frontier.best_first(self.objectives, self.constraints, [f.values for f in found])
+        return tuple(found[k] for k in best)
 
     @property
     def history(self) -> tuple[tuple[float, int], ...]:
@@ -131,10 +127,11 @@ class SearchResult:
     def command(self, found: Found) -> str:
         """What builds the candidate's hardware, in a shell."""
         name = f"{self.name}-{found.state[:10]}"
-        clock = "" if self.clock_ns is None else f" --clock-ns {self.clock_ns:g}"
-        clock += "".join(f" --{k.replace('_', '-')} {v:g}" for k, v in found.goal.items())
-        export = f"hwcompile lineage export {found.state[:10]} {name}.hwc --store {self.folder}"
-        return f"{export} && hwcompile {name}.hwc --target {self.target}{clock} --output {name}"
+        speed = {} if self.clock_ns is None else {"clock_ns": self.clock_ns}
+        options = [f"--{k.replace('_', '-')}={v:.12g}" for k, v in {**speed, **found.goal}.items()]
+        export = ["hwcompile", "lineage", "export", found.state[:10], f"{name}.hwc", "--store", str(self.folder)]
+        build = ["hwcompile", f"{name}.hwc", "--target", self.target, *options, "--output", name]
+        return f"{shlex.join(export)} && {shlex.join(build)}"
 
     def synthesize(self, most: int | None = None, time_limit_s: float = 300) -> None:
         """Synthesize the frontier with Yosys and keep the numbers, as children of the states; those that have them stay.

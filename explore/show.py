@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..ir.errors import CompileError
-from .frontier import hypervolume
+from .frontier import best_first, hypervolume
 from .study import Study
+from .trial import Past
 
 __all__ = ["Shown"]
 
@@ -87,22 +88,16 @@ def status(study: Study) -> str:
 
 def reached(study: Study) -> str:
     """How large the frontier is, in words."""
-    past = _measured(study)
-    values = [p.values for p in past]
+    values = [p.values for p in _measured(study)]
     volume = hypervolume(study.objectives, study.constraints, values, values)
-    return f"frontier of {sum(study.on_frontier(past))}" + (
-        f", hypervolume {volume:.4f}" if math.isfinite(volume) else ""
-    )
+    return f"frontier of {len(_best(study))}" + (f", hypervolume {volume:.4f}" if math.isfinite(volume) else "")
 
 
 def frontier_table(study: Study) -> Any:
     """The frontier, thinned to what a terminal holds."""
     from rich.table import Table
 
-    past = _measured(study)
-    best = [p for p, is_best in zip(past, study.on_frontier(past), strict=True) if is_best]
-    first = study.objectives[0]
-    best.sort(key=lambda p: first.sign * p.values[first.name])
+    best = _best(study)
     table = Table(title=f"search {study.name}", caption="" if len(best) <= ROWS else f"{len(best)} in all")
     table.add_column("state")
     table.add_column("method")
@@ -116,8 +111,14 @@ def frontier_table(study: Study) -> Any:
     return table
 
 
-def _measured(study: Study) -> list[Any]:
+def _measured(study: Study) -> list[Past]:
     return [p for p in study.past if all(o.name in p.values for o in study.objectives)]
+
+
+def _best(study: Study) -> list[Past]:
+    """The frontier as the search's result has it."""
+    past = _measured(study)
+    return [past[k] for k in best_first(study.objectives, study.constraints, [p.values for p in past])]
 
 
 def _clock(seconds: float) -> str:

@@ -34,7 +34,9 @@ def searched(folder, **options):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return searched(tmp_path_factory.mktemp("found") / "runs", objectives=["accuracy", "lut", "latency_ns"], trials=14)
+    return searched(
+        tmp_path_factory.mktemp("found") / "my runs", objectives=["accuracy", "lut", "latency_ns"], trials=14
+    )
 
 
 def test_the_frontier_is_what_nothing_dominates(found):
@@ -81,6 +83,7 @@ def test_the_page_is_written_on_the_way_and_a_full_disk_does_not_end_the_search(
 
 def test_the_command_builds_a_candidate(found, tmp_path):
     command = found.command(found.frontier[0]).replace("hwcompile", f"{sys.executable} -m hwcompile")
+    assert "my runs' && " in command  # quoted
     done = subprocess.run(["bash", "-c", f"cd {tmp_path} && {command}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "total" in done.stdout
@@ -261,6 +264,17 @@ def test_the_best_go_on_beyond_a_full_training(tmp_path, sampler):
 
 def final(trial):
     return Trained(**{**vars(train(trial)), "final": trial.params["bits"] > 5})
+
+
+def test_the_terminal_counts_as_the_result_does(tmp_path, monkeypatch):
+    """A trial whose values more effort does not change is there once."""
+    lines = []
+    monkeypatch.setattr(show.Shown, "__call__", lambda self, study: lines.append(show.reached(study)))
+    same = {"train": lambda t: train(dataclasses.replace(t, effort=1.0)), "halving": 2, "rungs": 2}
+    found = searched(tmp_path / "runs", trials=10, workers=1, sampler="random", **same)
+    values = [f.values for f in found.candidates]
+    assert any(values.count(v) > 1 for v in values)
+    assert lines[-1].startswith(f"frontier of {len(found.frontier)},")
 
 
 def test_what_more_effort_does_not_change_is_trained_once(tmp_path):
