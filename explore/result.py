@@ -128,7 +128,7 @@ class SearchResult:
         """What builds the candidate's hardware, in a shell."""
         name = f"{self.name}-{found.state[:10]}"
         speed = {} if self.clock_ns is None else {"clock_ns": self.clock_ns}
-        options = [f"--{k.replace('_', '-')}={v:.12g}" for k, v in {**speed, **found.goal}.items()]
+        options = [t for k, v in {**speed, **found.goal}.items() for t in (f"--{k.replace('_', '-')}", f"{v:.12g}")]
         export = ["hwcompile", "lineage", "export", found.state[:10], f"{name}.hwc", "--store", str(self.folder)]
         build = ["hwcompile", f"{name}.hwc", "--target", self.target, *options, "--output", name]
         return f"{shlex.join(export)} && {shlex.join(build)}"

@@ -32,6 +32,13 @@ def train(trial):
     return Trained(model(bits, terms), {"accuracy": accuracy}, method=f"{terms} terms", weights=weights)
 
 
+def searched(folder, **options):
+    """A search of them, by default of eight trials."""
+    given = {"trials": 8, "quiet": True, "workers": 2, "population": 4, **options}
+    space = given.pop("space", SPACE)
+    return hc.search(space, given.pop("train", train), folder=folder, **given)
+
+
 if __name__ == "__main__":  # for the tests that kill it
     folder, trials = sys.argv[1], int(sys.argv[2])
     hc.search(
