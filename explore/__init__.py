@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from .result import Found, SearchResult
 from .space import Branch, Choice, Integer, Real, Space, checked, from_table, named
 from .study import Options, Study
 from .trial import Past, Step, Trained, Trial
+from .version import code_version
 
 __all__ = [
     "Branch", "Choice", "Constraint", "Found", "Integer", "Methods", "Objective", "Past", "Real", "SearchResult",
@@ -106,7 +106,7 @@ def search(
     plan = Options(seconds_of(budget), trials, trial_s=seconds_of(trial_limit), seed=seed, **options)
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
-    version = importlib.metadata.version("hwcompile")
+    version = code_version()
     points = [named(checked(space), p) for p in (getattr(train, "first", ()) if first is None else first)]
     study = Study(
         name,
