@@ -94,34 +94,17 @@ def search(
     Raises `CompileError` for spaces, objectives and constraints that make no sense, for another search of the same name that is
     running, and where no candidate meets the constraints, with the closest one.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
-        raise CompileError("name", f"{name!r} must be of letters, digits and -_. alone", "give another name")
-    if not callable(train):
-        raise CompileError("train", f"must be a function of a Trial, not {train!r}")
-    known = sorted(k for k in Options.__dataclass_fields__ if k not in ("budget_s", "trials", "trial_s", "seed"))
-    unknown = next((k for k in options if k not in known), None)
-    if unknown is not None:
-        raise CompileError("search", f"has no option '{unknown}'", f"options: {', '.join(known)}")
+    _check_names(name, options)
     _check_hardware(target, clock_ns, synthesize)
+    _check_function(train, target, clock_ns)
     plan = Options(seconds_of(budget), trials, trial_s=seconds_of(trial_limit), seed=seed, **options)
     wanted, limits = objectives_of(objectives), constraints_of(constraints)
     digest = data_digest or getattr(train, "data_digest", "")
-    version = code_version()
     points = [named(checked(space), p) for p in (getattr(train, "first", ()) if first is None else first)]
     study = Study(
-        name,
-        Path(folder),
-        checked(space),
-        wanted,
-        limits,
-        target,
-        clock_ns,
-        plan,
-        version,
-        digest,
-        points,
+        name, Path(folder), checked(space), wanted, limits, target, clock_ns, plan, code_version(), digest, points,
         _options(train),
-    )
+    )  # fmt: skip
     found = SearchResult(name, Path(folder), target, wanted, limits, clock_ns)
     try:
         from .show import Shown
@@ -138,6 +121,26 @@ def search(
         if page is not None:
             found.page(page)
     return found
+
+
+def _check_names(name: str, options: Mapping[str, Any]) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):  # pyright: ignore
+        raise CompileError("name", f"{name!r} must be of letters, digits and -_. alone", "give another name")
+    known = sorted(k for k in Options.__dataclass_fields__ if k not in ("budget_s", "trials", "trial_s", "seed"))
+    unknown = next((k for k in options if k not in known), None)
+    if unknown is not None:
+        raise CompileError("search", f"has no option '{unknown}'", f"options: {', '.join(known)}")
+
+
+def _check_function(train: Any, target: str, clock_ns: float | None) -> None:
+    """A function that was made for hardware must have been made for that of the search."""
+    if not callable(train):
+        raise CompileError("train", f"must be a function of a Trial, not {train!r}")
+    for name, wanted in (("target", target), ("clock_ns", clock_ns)):
+        own = getattr(train, name, None)
+        if own is not None and own != wanted:
+            rule = f"{name} must be that of the training function, {own}, not {wanted}"
+            raise CompileError("search", rule, "give both the same")
 
 
 def _check_hardware(target: str, clock_ns: float | None, synthesize: int | bool) -> None:

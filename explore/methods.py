@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import optimize as opt
 from ..hw_targets import load_target
@@ -75,8 +75,10 @@ class Methods:
 
     def __post_init__(self) -> None:
         self._check_options()
-        if self.task.x is None:
-            raise CompileError("methods", "need a task with arrays, not a loader", "give Task(x, y)")
+        if not isinstance(self.task.x, Tensor):
+            raise CompileError(
+                "methods", "need a task with one array, neither a loader nor several inputs", "give Task(x, y)"
+            )
         self._check_methods()
         if self.network is not None:
             return

@@ -386,7 +386,8 @@ class Study:
             self.past.append(_past(state))
 
     def _step(self, step: tuple[str, dict[str, Any]], seed: int) -> Step:
-        return Step(*step, seed, self.code_version, self.data_digest)
+        name, parameters = step
+        return Step(name, parameters, parameters.get("seed", seed), self.code_version, self.data_digest)
 
     def _properties(self, p: _Pending, ended: Done) -> dict[str, Any]:
         effort = self.options.efforts()[p.rung]

@@ -346,3 +346,12 @@ def test_files_without_a_meaning_are_refused_in_one_sentence(tmp_path, text, say
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_search_and_its_methods_are_for_the_same_hardware(tmp_path):
+    methods = Methods(TASK, methods=["trees"], clock_ns=4)
+    options = {"trials": 1, "quiet": True, "folder": tmp_path / "runs"}
+    with pytest.raises(hc.CompileError, match="target must be that of the training function, vu9p, not zu7ev"):
+        hc.search(methods.space, methods, target="zu7ev", **options)
+    with pytest.raises(hc.CompileError, match="clock_ns must be that of the training function, 4, not None"):
+        hc.search(methods.space, methods, **options)

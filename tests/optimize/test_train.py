@@ -262,7 +262,7 @@ def test_what_goes_wrong_is_said(passes, data, says):
         (lambda: opt.Pipeline([opt.Train]), "a pass is a frozen dataclass with apply, not a class"),
         (lambda: opt.Train(2.5), "epochs must be a whole number from 1 on, not 2.5"),
         (lambda: opt.Task(np.zeros((2, 3)), ["a", "b"]), "x and y must be arrays of numbers"),
-        (lambda: opt.Pipeline([]).run(None, task()), "trains a torch module, not NoneType"),
+        (lambda: opt.Pipeline([]).run(None, task()), "takes a torch module, not NoneType"),
         (lambda: opt.Pipeline([]).run(nn.Linear(5, 3), task()), r"does not take this data, of shape \[540, 6\]"),
         (lambda: opt.Pipeline([]).run(nn.Linear(6, 2), task()), "y: labels must be from 0 to 1, not 0 to 2"),
         (
