@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from .report.model import Report
 from .verify.compare import EngineResult, Verification, run_engines
 from .verify.proofs import Proof, prove_linear
 from .verify.vectors import make_vectors
+from .version import release
 
 __all__ = ["BACKENDS", "Design", "Stages", "input_data", "missing", "shapes"]
 
@@ -346,7 +346,7 @@ class Design:
             self.calibration,
             self.found,
             self.stages.seconds,
-            importlib.metadata.version("hwcompile"),
+            release(),
             self.choice if "hls" in self.backends else None,
         )
 

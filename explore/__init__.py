@@ -14,12 +14,12 @@ from ..hw_targets import load_target
 from ..hw_targets.costs import usable_period_ns
 from ..hw_targets.yosys import require
 from ..ir.errors import CompileError
+from ..version import code_version
 from .objectives import Constraint, Objective, constraints_of, objectives_of
 from .result import Found, SearchResult
 from .space import Branch, Choice, Integer, Real, Space, checked, from_table, named
 from .study import Options, Study
 from .trial import Past, Step, Trained, Trial
-from .version import code_version
 
 __all__ = [
     "Branch", "Choice", "Constraint", "Found", "Integer", "Methods", "Objective", "Past", "Real", "SearchResult",

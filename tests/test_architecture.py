@@ -20,7 +20,7 @@ ROOMS = {
     "verify": {"ir", "codegen"},
     "optimize": {"ir", "frontends", "codegen", "hw_targets", "templates"},
     "lineage": {"ir", "hw_targets"},
-    "explore": {"ir", "hw_targets", "codegen", "report", "lineage", "optimize", "driver"},
+    "explore": {"ir", "hw_targets", "codegen", "report", "lineage", "optimize", "driver", "version"},
     "models": {"ir", "optimize", "hw_targets"},
 }
 OUTSIDE_IR = {"numpy"}

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from hwcompile.explore import version
+from hwcompile import version
 
 
 def test_the_code_is_told_apart_between_releases(monkeypatch, tmp_path):
