@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..ir.errors import CompileError
-from .composites import Attention, Product
+from .composites import LayerNormalization, Product
 from .functions import QuantizedFunction, SoftmaxTables
 from .layers import Affine, Weighted
 from .modules import FUNCTIONS
@@ -230,6 +230,9 @@ class Labels(fx.Interpreter):
             return _TWINS[type(m)](m)(x)
         if isinstance(m, _MOVES) and getattr(m, "mode", "nearest") == "nearest":
             return m(x)
+        if isinstance(m, LayerNormalization):
+            self._hold([x], f"{target} takes them together")
+            return torch.full_like(x, FIXED)
         if isinstance(m, QuantizedFunction):
             return self._quantized_function(target, m, list(args))
         return self._of_module(m, list(args))
@@ -251,10 +254,8 @@ class Labels(fx.Interpreter):
         if isinstance(m, Product):
             return self._product(*data)
         kind = type(m).__name__
-        fix = "shrink a network without it, or prune with masks"
-        if isinstance(m, Attention | nn.MultiheadAttention):
-            fix = "write attention with dense layers and matmul, its heads as -1 in the reshape"
-        raise CompileError(self.at, f"shrinking does not know what {kind} does to channels", fix)
+        rule = f"shrinking does not know what {kind} does to channels"
+        raise CompileError(self.at, rule, "shrink a network without it, or prune with masks")
 
     def _cut(self, name: str, m: Any) -> Cut:
         """The record of a module; one that is called twice must see the same channels."""

@@ -266,10 +266,10 @@ class Attention(nn.Module):
             rule = "this attention cannot be quantized in training"
             raise CompileError(name, rule, "use batch_first=True, one embed_dim, no bias_kv and no add_zero_attn")
         size, biased = given.embed_dim, given.in_proj_bias is not None
-        self.heads, self.scale = given.num_heads, (size // given.num_heads) ** -0.5
+        self.width = size // given.num_heads  # of a head; how many there are, its matrices say
         self.q, self.k, self.v = (nn.Linear(size, size, bias=biased) for _ in range(3))
         with torch.no_grad():
-            for k, (part, scale) in enumerate(((self.q, self.scale), (self.k, 1.0), (self.v, 1.0))):
+            for k, (part, scale) in enumerate(((self.q, self.width**-0.5), (self.k, 1.0), (self.v, 1.0))):
                 part.weight.copy_(given.in_proj_weight[k * size : (k + 1) * size] * scale)
                 if biased:
                     part.bias.copy_(given.in_proj_bias[k * size : (k + 1) * size] * scale)
@@ -278,7 +278,7 @@ class Attention(nn.Module):
         self.scores, self.softmax, self.sums = Product(), nn.Softmax(-1), Product()
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.width)).transpose(1, 2)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, None]:
         asked = [k for k, v in options.items() if v is not None and not (k == "need_weights" and v is False)]

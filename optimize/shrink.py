@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ir.errors import CompileError
 from .channels import NORMS, Channels, Cut, Labels
+from .composites import Attention, in_parts
 from .functions import QuantizedFunction
 from .layers import Affine, Weighted, prepare
 from .modules import traced
@@ -124,10 +125,10 @@ class Shrink:
 
     def apply(self, work: Work) -> None:
         inner = copy.copy(work)
-        module = inner.module = copy.deepcopy(work.module).eval()
+        module = inner.module = in_parts(copy.deepcopy(work.module).eval())
         own = {name: m for name, m in prepare(module) if not isinstance(m, Affine)}
         x = work.task.sample[:2]
-        labels = Labels(traced(module, "shrinking"))
+        labels = Labels(traced(module, "shrinking", (Attention,)))
         with torch.no_grad():
             before = run(module, x).shape
             labels.run(*as_inputs(x[:1]))

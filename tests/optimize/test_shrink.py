@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hwcompile as hc
-from hwcompile.optimize import Format, Quantize, Spec, Task, Train, Work, fixed, learned
+from hwcompile.optimize import Format, Pipeline, Quantize, Spec, Task, Train, Work, fixed, learned
 from hwcompile.optimize.pruning import Prune
 from hwcompile.optimize.shrink import Shrink
 
@@ -276,9 +276,9 @@ class Grouped(nn.Module):
             r"layer a: its channels must stay, since b has groups of channels",
         ),
         (
-            nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)),
+            nn.Sequential(nn.Linear(8, 4), nn.GroupNorm(2, 4)),
             {"amount": 0.5},
-            r"_1: shrinking does not know what LayerNorm does",
+            r"_1: shrinking does not know what GroupNorm does",
         ),
     ],
 )
@@ -293,17 +293,56 @@ def test_a_head_count_that_is_written_out_is_refused():
         Shrink(0.5).apply(Work(Attention(heads=3), task))
 
 
-def test_torchs_own_attention_is_refused():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.own, self.last = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+class Block(nn.Module):
+    """A block of a transformer as torch users write it."""
 
-        def forward(self, x):
-            return self.last(self.own(x, x, x)[0].mean(1))
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.mix = (
+            nn.Linear(4, 8),
+            nn.LayerNorm(8),
+            nn.MultiheadAttention(8, 4, batch_first=True),
+        )
+        self.wide, self.narrow, self.last = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
 
-    _, task = made("attention")
-    with pytest.raises(
-        hc.CompileError, match=r"own: shrinking does not know what MultiheadAttention does.*heads as -1"
-    ):
-        Shrink(0.5).apply(Work(Net(), task))
+    def forward(self, x):
+        h = self.embed(x)
+        n = self.norm(h)
+        h = h + self.mix(n, n, n, need_weights=False)[0]
+        return self.last((h + self.narrow(torch.relu(self.wide(h)))).mean(1))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_heads_of_torchs_own_attention_leave(quantized):
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 5, 4), torch.arange(200) % 3
+    before = [Quantize(Spec.uniform(6, 6))] if quantized else []
+    module = Pipeline([*before, Shrink(0.5)]).run(Block(), Task(x, y)).module
+    with torch.no_grad():
+        assert module(x).shape == (200, 3)
+    kept = module.mix.q.weight.shape[0]
+    assert kept in (2, 4, 6)  # whole heads of two channels
+    assert module.mix.k.weight.shape[0] == module.mix.v.weight.shape[0] == module.mix.out.weight.shape[1] == kept
+    assert module.embed.weight.shape[0] == 8  # the norm takes all of them together
+    assert module.wide.weight.shape[0] == module.narrow.weight.shape[1] < 12
+    if quantized:
+        design = hc.compile(module.eval(), example_inputs=x[:4], backends="cpu")
+        np.testing.assert_array_equal(design.predict(x.numpy()), module(x).detach().numpy())
+    with pytest.raises(hc.CompileError, match="layer embed: its channels must stay, since norm takes them together"):
+        Pipeline([Shrink(0.5, layers=("embed",))]).run(Block(), Task(x, y))
+
+
+def test_a_head_that_leaves_was_worth_nothing():
+    """Without a head whose values count for nothing the network computes the same."""
+    torch.manual_seed(1)
+    x, net = torch.randn(60, 5, 4), Block().eval()
+    with torch.no_grad():
+        net.mix.in_proj_weight[20:22] = 0  # the values of the third head
+        net.mix.in_proj_bias[20:22] = 0
+        for part in (net.mix.in_proj_weight[4:6], net.mix.in_proj_weight[12:14]):
+            part.mul_(1e-3)
+        wanted = net(x)
+    small = Pipeline([Shrink(0.25, layers=("mix.v",))]).run(net, Task(x, torch.zeros(60, dtype=torch.long))).module
+    assert small.mix.v.weight.shape[0] == 6
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), wanted)
