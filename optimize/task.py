@@ -52,10 +52,10 @@ class Task:
     """Training and validation data, the loss and the score.
 
     x: inputs ``[events, ...]``, a tuple of them for a network with several inputs; y: targets ``[events]`` (labels) or
-    ``[events, ...]``. Arrays become tensors. Instead of both,
-    `loader` gives batches ``(x, y)`` and can be iterated once per epoch (a DataLoader). `validation`: a pair (x, y); by default
-    the last tenth of the data is kept for it. `loss`: one of `LOSSES`, or a function of (outputs, y). `score`: a
-    function of (outputs, y), larger is better; by default the accuracy, or minus the loss. Several outputs are a tuple.
+    ``[events, ...]``. Arrays become tensors. Instead of both, `loader` gives batches ``(x, y)`` and can be iterated once per
+    epoch (a DataLoader). `validation`: a pair (x, y); by default the last tenth of the data is kept for it. `loss`: one of
+    `LOSSES`, or a function of (outputs, y). `score`: a function of (outputs, y), larger is better; by default the accuracy, or
+    minus the loss. Several outputs are a tuple.
     """
 
     x: Any = None
@@ -88,10 +88,10 @@ class Task:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _pair(self, where: str, x: Any, y: Any) -> tuple[Any, Tensor]:
-        """Tensors of the types that the loss takes; they must fit each other and be finite."""
+    def _pair(self, where: str, x: Any, y: Any, several: bool | None = None) -> tuple[Any, Tensor]:
+        """Tensors of the types that the loss takes; they must fit each other and be finite. `several`: whether x holds inputs."""
         try:
-            each, targets = [torch.as_tensor(v) for v in _several(x, y)], torch.as_tensor(y)
+            each, targets = [torch.as_tensor(v) for v in _several(x, y, several)], torch.as_tensor(y)
         except (TypeError, ValueError, RuntimeError) as e:
             rule = f"x and y must be arrays of numbers: {str(e).splitlines()[0][:100]}"
             raise CompileError(where, rule, "number the classes from 0") from None
@@ -168,7 +168,7 @@ class Task:
         for given in self.loader:
             if not isinstance(given, list | tuple) or len(given) != 2:
                 raise CompileError("loader", "must give pairs (x, y)")
-            x, y = self._pair("loader", *given)
+            x, y = self._pair("loader", *given, several=isinstance(self.validation[0], Inputs))
             if _shapes(x) != _shapes(self.validation[0]):
                 rule = f"gives events of shape {_shapes(x)}, and the validation data has {_shapes(self.validation[0])}"
                 raise CompileError("loader", rule)
@@ -181,17 +181,17 @@ class Task:
             )
 
 
-def _several(x: Any, y: Any) -> tuple[Any, ...]:
-    """The inputs of a network: `x`, or what is in it if that are arrays with as many events as y."""
+def _several(x: Any, y: Any, known: bool | None) -> tuple[Any, ...]:
+    """The inputs of a network: `x`, or what is in it if that is `known`, or if it holds arrays, but not one for each event."""
     if isinstance(x, Inputs):
         return x.tensors
-    if isinstance(x, list | tuple) and x and len(x) != len(y) and all(hasattr(v, "shape") for v in x):
-        return tuple(x)
-    return (x,)
+    if not isinstance(x, list | tuple) or not x or not all(hasattr(v, "shape") for v in x):
+        return (x,)
+    return tuple(x) if known or (known is None and len(x) != len(y)) else (x,)
 
 
 def _shapes(x: Any) -> list[list[int]]:
-    return [list(t.shape[1:]) for t in _several(x, x)]
+    return [list(t.shape[1:]) for t in (x.tensors if isinstance(x, Inputs) else (x,))]
 
 
 def run(module: nn.Module, x: Any) -> Any:

@@ -64,6 +64,7 @@ def test_two_inputs(name):
 def test_batches_of_a_loader_hold_several_inputs():
     x, z, y = events()
     batches = [([torch.from_numpy(x[k : k + 100]), torch.from_numpy(z[k : k + 100])], y[k : k + 100]) for k in (0, 100)]
+    batches.append(([torch.from_numpy(x[:2]), torch.from_numpy(z[:2])], y[:2]))  # as many events as inputs
     task = opt.Task(loader=batches, validation=((x[400:], z[400:]), y[400:]))
     result = opt.Pipeline([opt.Train(6), opt.Quantize(), opt.Train(2)]).run(TwoInputs(), task)
     same_as_compiled(result.module, x, z)
