@@ -11,7 +11,7 @@ from .. import optimize as opt
 from ..codegen.schedule import valid_reuse
 from ..optimize.pruning import Pattern, prunable, rows
 from .methods_trial import Method, Setting
-from .methods_ways import from_base, sizes, smaller, uniform_spec
+from .methods_ways import from_base, sizes, smaller, training, uniform_spec
 from .space import Choice, Integer, Real
 
 __all__ = ["FURTHER"]
@@ -20,20 +20,16 @@ BLOCK = 4
 """Weights of a block of N:M."""
 
 
-def _train(s: Setting, share: float = 1.0) -> opt.Train:
-    return opt.Train(s.epochs(share), s.methods.batch, s.params["lr"])
-
-
 def _constrained(s: Setting, module: nn.Module) -> list[opt.Pass]:
-    return [opt.Quantize(uniform_spec(s)), opt.Constrain(_train(s), lut=s.params["luts"])]
+    return [opt.Quantize(uniform_spec(s)), opt.Constrain(training(s), lut=s.params["luts"])]
 
 
 def _masked(s: Setting, module: nn.Module) -> list[opt.Pass]:
-    return [opt.TrainMasks(s.params["masks"], s.params["amount"], _train(s, 0.5))]
+    return [opt.TrainMasks(s.params["masks"], s.params["amount"], training(s, 0.5))]
 
 
 def _distilled(s: Setting, module: nn.Module) -> list[opt.Pass]:
-    return [opt.Quantize(uniform_spec(s)), opt.Distill(module, s.params["distill"]), _train(s)]
+    return [opt.Quantize(uniform_spec(s)), opt.Distill(module, s.params["distill"]), training(s)]
 
 
 def _matrices(module: nn.Module) -> dict[str, Tensor]:
@@ -44,7 +40,7 @@ def _matrices(module: nn.Module) -> dict[str, Tensor]:
 def _some_of_four(s: Setting, module: nn.Module) -> list[opt.Pass]:
     """In all layers whose rows are whole blocks."""
     names = tuple(name for name, m in _matrices(module).items() if not m.shape[1] % BLOCK)
-    return [opt.Prune(pattern=opt.NofM(s.params["kept"], BLOCK), layers=names), _train(s, 0.5)]
+    return [opt.Prune(pattern=opt.NofM(s.params["kept"], BLOCK), layers=names), training(s, 0.5)]
 
 
 def _dsp_words(s: Setting, module: nn.Module) -> Pattern:
@@ -69,7 +65,7 @@ def _reuse(s: Setting, module: nn.Module) -> dict[str, int]:
 
 def _patterned(s: Setting, module: nn.Module) -> list[opt.Pass]:
     prune = opt.Prune(s.params["amount"], pattern=PATTERNS[s.params["pattern"]](s, module))
-    return [opt.Train(s.epochs(0.5), s.methods.batch, s.params["lr"], during=(opt.Gradual(prune, end=0.6),))]
+    return [training(s, 0.5, during=(opt.Gradual(prune, end=0.6),))]
 
 
 FURTHER: dict[str, Method] = {

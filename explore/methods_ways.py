@@ -15,7 +15,7 @@ from .methods_trial import Method, Setting, loaded, step_of
 from .space import Choice, Integer, Real, Space
 from .trial import Past, Trained
 
-__all__ = ["METHODS", "STAGES", "from_base", "learned_together", "sizes", "smaller", "uniform_spec"]
+__all__ = ["METHODS", "STAGES", "from_base", "learned_together", "sizes", "smaller", "training", "uniform_spec"]
 
 STAGES = 6
 """Most stages of a falling budget: each halves it."""
@@ -121,6 +121,11 @@ def uniform_spec(s: Setting) -> opt.Spec:
     return opt.Spec.uniform(s.params["bits"], s.params["data_bits"])
 
 
+def training(s: Setting, share: float = 1.0, **options: Any) -> opt.Train:
+    """A share of a full training, at the trial's rate."""
+    return opt.Train(s.epochs(share), s.methods.batch, s.params["lr"], **options)
+
+
 def from_base(passes: Callable[[Setting, nn.Module], list[Any]]) -> Callable[[Setting], Trained]:
     """A training of the float network by some passes."""
 
@@ -136,8 +141,7 @@ def smaller(first: Callable[[Setting, nn.Module], list[Any]]) -> Callable[[Setti
     """Made smaller and trained, then quantized and trained."""
 
     def passes(s: Setting, module: nn.Module) -> list[Any]:
-        again = opt.Train(s.epochs(0.5), s.methods.batch, s.params["lr"])
-        return [*first(s, module), opt.Quantize(uniform_spec(s)), again]
+        return [*first(s, module), opt.Quantize(uniform_spec(s)), training(s, 0.5)]
 
     return from_base(passes)
 
@@ -147,7 +151,7 @@ def _half(s: Setting, **options: Any) -> opt.Train:
 
 
 def _uniform(s: Setting, module: nn.Module) -> list[Any]:
-    return [opt.Quantize(uniform_spec(s)), opt.Train(s.epochs(), s.methods.batch, s.params["lr"])]
+    return [opt.Quantize(uniform_spec(s)), training(s)]
 
 
 def _pruning(s: Setting, module: nn.Module) -> list[Any]:

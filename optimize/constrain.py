@@ -186,20 +186,19 @@ class _Limit(During):
     def epoch(self, work: Work, epoch: int, total_epochs: int) -> None:
         own, found = self.owner, _limited(work)
         last = max(round(own.end * total_epochs), 1)
-        rest = own.rest(work.module)
         # Quantized weights that go on to train become fewer, and the LUTs that they leave free hold others.
         again = (last + total_epochs) // 2 if own.kind == "lut" else last
         if epoch in (last, again):
             for m in found.values():
                 m.mask.keep = None  # pyright: ignore
-            _take_until(own, found, rest, 0.97 if own.kind == "lut" and epoch < total_epochs else 1.0)
+            _take_until(own, found, own.rest(work.module), 0.97 if own.kind == "lut" and epoch < total_epochs else 1.0)
         if epoch >= last:
             return
         own.set_prices(found)
         masks = [(m.mask, m.weight.detach()) for m in found.values() if isinstance(m.mask, _Limited)]
         if not masks[0][0].threshold:
             return  # the limit holds as it is
-        excess = (rest + sum(float(mask.cost(w * mask.before)) for mask, w in masks)) / own.limit - 1
+        excess = (own.rest(work.module) + sum(float(mask.cost(w * mask.before)) for mask, w in masks)) / own.limit - 1
         for mask, _ in masks:
             mask.multiplier = max(mask.multiplier + excess, 0.0)
             mask.pressure = max(mask.multiplier + excess, 0.0) / own.limit
